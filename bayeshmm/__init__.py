@@ -1,0 +1,41 @@
+"""Find the phases in neural-network training runs, and know how sure you are.
+
+>>> import bayeshmm as bh                                   # doctest: +SKIP
+>>> runs = bh.Runs.read("runs/")                            # doctest: +SKIP
+>>> comparison = bh.compare(runs, states=range(1, 9))       # doctest: +SKIP
+>>> posterior = comparison.best                             # doctest: +SKIP
+>>> posterior.entry_times(level=0.9)                        # doctest: +SKIP
+"""
+
+from bayeshmm import messages, plots
+from bayeshmm.alignment import agreement, match_states
+from bayeshmm.comparison import Comparison, ComparisonWarning, compare
+from bayeshmm.emissions.families import Autoregressive, Emission, Gaussian
+from bayeshmm.fitting import ConvergenceWarning, fit
+from bayeshmm.hmm import HMM
+from bayeshmm.metric_checks import MetricWarning
+from bayeshmm.posterior import Posterior
+from bayeshmm.runs import Runs
+from bayeshmm.storage import load
+from bayeshmm.transitions import Dirichlet
+
+__all__ = [
+    "HMM",
+    "Autoregressive",
+    "Comparison",
+    "ComparisonWarning",
+    "ConvergenceWarning",
+    "Dirichlet",
+    "Emission",
+    "Gaussian",
+    "MetricWarning",
+    "Posterior",
+    "Runs",
+    "agreement",
+    "compare",
+    "fit",
+    "load",
+    "match_states",
+    "messages",
+    "plots",
+]

@@ -1,0 +1,420 @@
+"""How many phases: state counts and families judged on runs that a fit has not seen."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from bayeshmm import messages
+from bayeshmm.emissions.families import Emission
+from bayeshmm.emissions.likelihood import Law, log_likelihood
+from bayeshmm.encoding import Encoded, Encoding
+from bayeshmm.fitting import draw
+from bayeshmm.hmm import HMM, label_symmetries
+from bayeshmm.inference.predictive import predict
+from bayeshmm.inference.search import refine, search
+from bayeshmm.inference.variational import VariationalFit
+from bayeshmm.metric_checks import warn_of_metrics
+from bayeshmm.posterior import Posterior
+from bayeshmm.runs import Runs
+from bayeshmm.transitions import Dirichlet
+
+TOLERANCE = 0.5
+"""Nats per row of held-out runs that a further phase must be worth."""
+
+FEWEST_RUNS = 5
+"""Runs below which a score of held-out runs is not worth having."""
+
+AHEAD = 2 / 3
+"""Share of each run that the one-step-ahead score learns from; the rest is predicted."""
+
+Key = tuple[str, int]
+
+
+class ComparisonWarning(UserWarning):
+    """The comparison cannot tell what it was asked; the message says why and what would."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One fitted model of the comparison.
+
+    Attributes
+    ----------
+    hmm, encoding, data, mode, restarts
+        The model and its best mode on all runs.
+    held_out
+        Log density of each run under a fit that has not seen it, (N,); NaN with too few runs.
+    ahead
+        One-step-ahead log density a row of the last third of the runs, from a fit to the first
+        two thirds; NaN where `held_out` exists.
+    """
+
+    hmm: HMM
+    encoding: Encoding
+    data: Encoded
+    mode: VariationalFit
+    restarts: pd.DataFrame
+    held_out: NDArray[np.float64]
+    ahead: float
+
+
+class Posteriors(Mapping[Key, Posterior]):
+    """Posteriors by (emission, states); each is drawn when it is first asked for."""
+
+    def __init__(
+        self, runs: Runs, candidates: Mapping[Key, Candidate], draws: int, seed: int, progress: bool
+    ) -> None:
+        self._runs, self._candidates = runs, candidates
+        self._draws, self._seed, self._progress = draws, seed, progress
+        self._drawn: dict[Key, Posterior] = {}
+
+    def __getitem__(self, key: Key) -> Posterior:
+        if key not in self._candidates:
+            raise KeyError(f"{key!r} was not compared; there are {list(self._candidates)}")
+        if key not in self._drawn:
+            one = self._candidates[key]
+            self._drawn[key] = draw(
+                self._runs,
+                one.hmm,
+                one.encoding,
+                one.data,
+                one.mode,
+                one.restarts,
+                "auto",
+                self._draws,
+                self._seed,
+                self._progress,
+            )
+        return self._drawn[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._candidates)
+
+    def __len__(self) -> int:
+        return len(self._candidates)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """State counts and families side by side. Made by `bayeshmm.compare`.
+
+    Attributes
+    ----------
+    runs : Runs
+        The data.
+    table : DataFrame
+        A row per (emission, states): ``elbo`` (evidence lower bound on all runs, + log K! for
+        the labellings), ``elpd`` (log predictive density of held-out runs, nats per row),
+        ``elpd_se``, ``elpd_diff`` (less the best), ``diff_se`` (paired over runs), ``step_ahead``
+        (in place of elpd with fewer than five runs), ``bic``, ``agreement`` (of the restarts that
+        converged nearest, with the best), ``smallest_share`` (of rows, of the rarest phase) and
+        ``edge`` (whether the best score lies at the edge of the range). Units are in ``attrs``.
+    posteriors : Mapping
+        By (emission, states); drawn when first asked for.
+    tolerance : float
+        Nats per row that a further phase must be worth.
+    """
+
+    runs: Runs
+    table: pd.DataFrame
+    posteriors: Mapping[Key, Posterior]
+    tolerance: float
+
+    @property
+    def score(self) -> str:
+        """The column that decides: ``elpd``, or ``step_ahead`` with too few runs."""
+        return "step_ahead" if self.table["elpd"].isna().all() else "elpd"
+
+    @cached_property
+    def best_key(self) -> Key:
+        """The smallest number of states that is good enough, in the best family.
+
+        Good enough is within max(one paired standard error, `tolerance`) of the best score.
+        """
+        return choose(self.table, self.score, self.tolerance)
+
+    @cached_property
+    def best(self) -> Posterior:
+        """The posterior at `best_key`.
+
+        Warns
+        -----
+        ComparisonWarning
+            If there were too few runs to hold any out, or the choice lies at the edge.
+        """
+        if self.score != "elpd":
+            warnings.warn(
+                f"{self.table.attrs['elpd']}: the choice of {self.best_key[1]} states rests on "
+                "how well the last third of the rows is predicted from the rest. Log more runs.",
+                ComparisonWarning,
+                stacklevel=3,
+            )
+        return self.posteriors[self.best_key]
+
+    def plot(self, ax: object = None) -> object:
+        """Draw the score against the number of states; see `bayeshmm.plots.state_counts`."""
+        from bayeshmm import plots  # the plots build on this room
+
+        return plots.state_counts(self, ax=ax)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        emission, states = self.best_key
+        lines = [
+            f"Comparison of {len(self.table)} models on {len(self.runs)} runs; "
+            f"chosen: {states} states, {emission}.",
+            self.table.round(3).to_string(),
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        emission, states = self.best_key
+        return (
+            f"<p>{len(self.runs)} runs; chosen: {states} states, {emission}. "
+            f"{self.table.attrs['units']}</p>{self.table.round(3).to_html()}"
+        )
+
+
+def compare(
+    runs: Runs,
+    states: Iterable[int] = range(1, 9),
+    emission: str | Emission | Sequence[str | Emission] = "autoregressive",
+    *,
+    tolerance: float = TOLERANCE,
+    folds: int | None = None,
+    metrics: str | Iterable[str] | None = None,
+    transition: Dirichlet | None = None,
+    minimum_dwell: int | None = None,
+    restarts: int = 16,
+    draws: int = 1000,
+    log: Sequence[str] | Mapping[str, float] = (),
+    seed: int = 0,
+    progress: bool = True,
+) -> Comparison:
+    """Compare numbers of states, and families, by the density of runs held out.
+
+    Every model is fitted to all runs and then, from there, to all but one fold of the runs at a
+    time; each run is scored by the fit that has not seen it. This answers "how many components of
+    this family predict a new run best": where the family is wrong, the number means little, so
+    compare families first.
+
+    Parameters
+    ----------
+    runs
+        The data.
+    states
+        Numbers of states.
+    emission
+        A family or several.
+    tolerance
+        Nats per row that a further phase must be worth: ``best`` is the smallest number of states
+        within max(one paired standard error, tolerance) of the best. With the standard error
+        alone the number would grow with the number of seeds.
+    folds
+        Parts that the runs are split into. Default: 5, each run by itself below 10 runs.
+    metrics, transition, minimum_dwell, restarts, draws, log, seed, progress
+        As in `bayeshmm.fit`.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError
+        Naming the run, the metric and the mend.
+    """
+    if metrics is not None:
+        runs = runs.select(metrics)
+    counts = sorted(set(states))
+    named = [emission] if isinstance(emission, str | Emission) else list(emission)
+    if not counts or not named:
+        raise ValueError("nothing to compare: give at least one number of states and one family.")
+    if folds is not None and not 2 <= folds <= len(runs):
+        raise ValueError(f"folds={folds} must lie between 2 and the number of runs, {len(runs)}.")
+    parts = folds or (5 if len(runs) >= 10 else len(runs))
+    members = [list(runs.names[i::parts]) for i in range(parts)]
+    models = {
+        (name, K): HMM(K, family, transition, minimum_dwell)
+        for name, family in _labels(named).items()
+        for K in counts
+    }
+    for hmm in models.values():
+        hmm.check(runs)
+    warn_of_metrics(runs)
+    candidates: dict[Key, Candidate] = {}
+    for key, hmm in tqdm(models.items(), desc="models", disable=not progress):
+        candidates[key] = _candidate(runs, hmm, members, restarts, log, seed)
+    table = _table(runs, candidates)
+    return Comparison(
+        runs, table, Posteriors(runs, candidates, draws, seed, progress), tolerance
+    )
+
+
+def choose(table: pd.DataFrame, score: str, tolerance: float) -> Key:
+    """The smallest number of states within the tolerance of the best, in the best family."""
+    best = table[score].idxmax()
+    family = table.loc[[best[0]]]
+    margin = np.fmax(family["diff_se"].fillna(0.0), tolerance)
+    enough = family[family[score] >= table.loc[best, score] - margin]
+    emission, states = enough.index[0]
+    return str(emission), int(states)
+
+
+def _labels(named: Sequence[str | Emission]) -> dict[str, Emission]:
+    """Families by the name that tells them apart in the table."""
+    labels: dict[str, Emission] = {}
+    for one in named:
+        family = HMM(1, one).family
+        label = one if isinstance(one, str) else repr(one)
+        labels[label] = family
+    return labels
+
+
+def _candidate(
+    runs: Runs,
+    hmm: HMM,
+    members: list[list[str]],
+    restarts: int,
+    log: Sequence[str] | Mapping[str, float],
+    seed: int,
+) -> Candidate:
+    encoding, data = hmm.encode(runs, log)
+    floors = dict(encoding.scaling.floors)
+    mode, starts = search(hmm.prior(runs), data, restarts, seed)
+    held_out = np.full(len(runs), np.nan)
+    ahead = math.nan
+    if len(runs) >= FEWEST_RUNS:
+        for held in members:
+            rest = [n for n, name in enumerate(runs.names) if name not in held]
+            training = runs.subset([runs.names[n] for n in rest])
+            units, seen = hmm.encode(training, floors)
+            warm = mode.states[rest, : training.steps.shape[1]]
+            refitted = refine(hmm.prior(runs), seen, warm)
+            score = predict(refitted, units.encode(runs.subset(held))).log_density.numpy()
+            held_out[[runs.names.index(name) for name in held]] = score
+    else:
+        ahead = _step_ahead(runs, hmm, floors, mode)
+    return Candidate(hmm, encoding, data, mode, starts, held_out, ahead)
+
+
+def _step_ahead(
+    runs: Runs, hmm: HMM, floors: Mapping[str, float], mode: VariationalFit
+) -> float:
+    """Log density a row of the last third of the rows, each given the rows before it.
+
+    The parameters are the posterior means of a fit to the first two thirds.
+    """
+    border = np.maximum(2, (AHEAD * runs.lengths).astype(int))
+    frame = runs.to_dataframe()
+    row = frame.groupby("run", sort=False).cumcount().to_numpy()
+    limit = frame["run"].map(dict(zip(runs.names, border, strict=True))).to_numpy()
+    early = Runs.from_dataframe(frame[row < limit], metrics=runs.metrics)
+    units, seen = hmm.encode(early, floors)
+    fitted = refine(hmm.prior(runs), seen, mode.states[:, : early.steps.shape[1]])
+    law = fitted.parameters.regression.law._replace(covariance=None)
+    chain = fitted.parameters.chain.mean.log
+    totals = []
+    for some in (runs, early):
+        data = units.encode(some)
+        rows, _ = log_likelihood(data.design, law)
+        total = messages.log_marginal(
+            chain.initial,
+            chain.transition,
+            rows,
+            lengths=data.design.lengths,
+            minimum_dwell=fitted.prior.minimum_dwell,
+        )
+        totals.append(float((total + data.log_jacobian).sum()))
+    return (totals[0] - totals[1]) / float((runs.lengths - border).sum())
+
+
+def _table(runs: Runs, candidates: Mapping[Key, Candidate]) -> pd.DataFrame:
+    rows_per_run = runs.lengths.astype(float)
+    total = rows_per_run.sum()
+    scores = {key: one.held_out for key, one in candidates.items()}
+    best = max(scores, key=lambda key: np.nan_to_num(scores[key].sum(), nan=-np.inf))
+    records = []
+    for (_, K), one in candidates.items():
+        elpd, elpd_se = _per_row(one.held_out, rows_per_run)
+        difference, diff_se = _per_row(one.held_out - scores[best], rows_per_run)
+        share = one.mode.states.sum((0, 1)) / total
+        records.append(
+            {
+                "elbo": one.mode.bound + float(one.data.log_jacobian.sum()) + label_symmetries(K),
+                "elpd": elpd,
+                "elpd_se": elpd_se,
+                "elpd_diff": difference,
+                "diff_se": diff_se,
+                "step_ahead": one.ahead,
+                "bic": _bic(one, total),
+                "agreement": _restart_agreement(one.restarts),
+                "smallest_share": float(share.min()),
+            }
+        )
+    index = pd.MultiIndex.from_tuples(candidates, names=["emission", "states"])
+    table = pd.DataFrame(records, index=index)
+    score = "step_ahead" if table["elpd"].isna().all() else "elpd"
+    top = table[score].groupby("emission").transform("max") == table[score]
+    counts = table.index.get_level_values("states")
+    table["edge"] = top & ((counts == counts.max()) | (counts == counts.min()) & (counts > 1))
+    table.attrs["units"] = (
+        "elpd, elpd_se, elpd_diff, diff_se and step_ahead are in nats per row, in the units of "
+        "the data as given; elbo and bic are in nats, for all runs."
+    )
+    if score != "elpd":
+        table.attrs["elpd"] = (
+            f"with {len(runs)} runs, fewer than {FEWEST_RUNS}, none can be held out, so elpd is NaN"
+        )
+    return table
+
+
+def _per_row(
+    scores: NDArray[np.float64], rows: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Mean of run scores per row, and its standard error over runs (a ratio estimate)."""
+    mean = scores.sum() / rows.sum()
+    spread = scores - mean * rows
+    N = len(scores)
+    return float(mean), float(np.sqrt(N / max(N - 1, 1) * (spread**2).sum()) / rows.sum())
+
+
+def _restart_agreement(restarts: pd.DataFrame) -> float:
+    """Mean agreement with the best of the starts that were followed longest, the best aside."""
+    others = restarts[restarts["converged"]].iloc[1:]
+    return float(others["agreement"].mean()) if len(others) else 1.0
+
+
+def _bic(one: Candidate, rows: float) -> float:
+    """BIC at the posterior means: -2 log likelihood + parameters x log rows."""
+    law = one.mode.parameters.regression.law
+    plug_in = Law(law.coefficients, law.precision, -law.precision.log())
+    row, _ = log_likelihood(one.data.design, plug_in)
+    chain = one.mode.parameters.chain.mean.log
+    total = messages.log_marginal(
+        chain.initial,
+        chain.transition,
+        row,
+        lengths=one.data.design.lengths,
+        minimum_dwell=one.mode.prior.minimum_dwell,
+    )
+    K = one.hmm.states
+    layout = one.data.design.layout
+    free = K * (int(layout.active.sum()) + layout.metrics) + K**2 - 1
+    likelihood = float((total + one.data.log_jacobian).sum())
+    if one.mode.entry is not None and one.data.entry is not None:
+        first = one.mode.entry.regression.law
+        plug_in = Law(first.coefficients, first.precision, -first.precision.log())
+        likelihood += float(log_likelihood(one.data.entry, plug_in)[0].sum())
+        free += int(one.data.entry.layout.active.sum()) + layout.metrics
+    return -2.0 * likelihood + free * math.log(rows)
+
+

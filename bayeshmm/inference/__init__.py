@@ -1,0 +1,1 @@
+"""Engines: variational inference, blocked Gibbs sampling, and the density of unseen runs."""

@@ -1,0 +1,98 @@
+"""The search for a mode: starts in one batch, thinned as it becomes clear which are behind."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bayeshmm.alignment import agreement, display_order
+from bayeshmm.encoding import Encoded
+from bayeshmm.hmm import Prior
+from bayeshmm.inference.starts import starting_states
+from bayeshmm.inference.variational import CoordinateAscent, VariationalFit
+
+ROUNDS = ((12, 6), (30, 3), (300, 1))
+"""Sweeps of each round, and how many starts go on after it."""
+
+TOLERANCE = 1e-2
+"""Rise of the bound, in nats a sweep, below which a start has converged."""
+
+
+def search(
+    prior: Prior, data: Encoded, starts: int, seed: int, progress: bool = False
+) -> tuple[VariationalFit, pd.DataFrame]:
+    """Best of many coordinate ascents.
+
+    Parameters
+    ----------
+    prior
+        The model.
+    data
+        The runs.
+    starts
+        Number of starting points.
+    seed
+        Of the starting points.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    fit
+        The best start, its states ordered by first visit.
+    restarts
+        A row per start: ``objective`` (evidence lower bound reached), ``agreement`` (share of
+        rows on which it agrees with the best after matching of states), ``sweeps`` and
+        ``converged`` (False where it was given up for being behind).
+    """
+    K = prior.regression.states
+    starts = 1 if K == 1 else starts
+    states = starting_states(data.design, K, starts, seed)
+    ascent = CoordinateAscent(prior, data, states)
+    alive = torch.arange(starts)
+    record: dict[int, tuple[float, Tensor, int, bool]] = {}
+    done = 0
+    with tqdm(total=len(ROUNDS), desc=f"{K} states", disable=not progress, leave=False) as bar:
+        for sweeps, survivors in ROUNDS:
+            ascent.run(sweeps, TOLERANCE)
+            done += sweeps
+            ranked = torch.argsort(ascent.bound, descending=True, stable=True)
+            last = survivors == 1
+            for place in ranked[0 if last else survivors :].tolist():
+                record[int(alive[place])] = (
+                    float(ascent.bound[place]),
+                    ascent.expectation.states[place],
+                    done,
+                    last,
+                )
+            ascent.keep(ranked[:survivors])
+            alive = alive[ranked[:survivors]]
+            bar.update()
+    best = record[int(alive[0])][1].numpy()
+    restarts = pd.DataFrame(
+        [
+            (start, objective, agreement(best, other.numpy()), sweeps, converged)
+            for start, (objective, other, sweeps, converged) in record.items()
+        ],
+        columns=["start", "objective", "agreement", "sweeps", "converged"],
+    )
+    restarts = restarts.sort_values("objective", ascending=False, ignore_index=True)
+    fit = ascent.fit(0)
+    return fit.relabelled(first_visit_order(fit, data)), restarts
+
+
+def first_visit_order(fit: VariationalFit, data: Encoded) -> Tensor:
+    """Order of the states by their mean first visit, on the most probable states."""
+    path = fit.states.argmax(-1)
+    beyond = torch.arange(path.shape[1]) >= data.design.lengths[:, None]
+    hard = path.masked_fill(beyond, -1).numpy()
+    return torch.from_numpy(display_order(hard, fit.states.shape[-1]))
+
+
+def refine(prior: Prior, data: Encoded, states: Tensor, sweeps: int = 60) -> VariationalFit:
+    """Converge from given state probabilities (N, T, K): a warm start, labels kept."""
+    ascent = CoordinateAscent(prior, data, states[None])
+    ascent.run(sweeps, TOLERANCE)
+    return ascent.fit(0)

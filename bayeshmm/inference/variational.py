@@ -1,0 +1,269 @@
+"""Conjugate variational inference: many starts in one batch, the best one kept.
+
+``q = q(paths) q(coefficients, variances) q(hyper-parameters) q(transitions)``. Every update is exact
+and the bound never falls. The posterior over parameters that it gives is too narrow (states and
+parameters are taken as independent); it serves to find the mode, to choose the number of states
+and to start the exact sampler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from bayeshmm import messages
+from bayeshmm.emissions.design import Design
+from bayeshmm.emissions.likelihood import Completion, log_likelihood, moments
+from bayeshmm.emissions.regression import NormalInverseGamma, RegressionPrior, Shrinkage
+from bayeshmm.encoding import Encoded
+from bayeshmm.hmm import Prior
+from bayeshmm.transitions import Chain, ChainPosterior, Counts, Grid
+
+T = TypeVar("T")
+
+
+class Parameters(NamedTuple):
+    """Variational posterior of everything but the paths; leading axes (starts, 1)."""
+
+    regression: NormalInverseGamma
+    shrinkage: Shrinkage
+    chain: ChainPosterior
+    grid: Grid
+
+
+class Expectation(NamedTuple):
+    """What the E-step knows of the paths.
+
+    Attributes
+    ----------
+    log_normaliser
+        Per run, (..., N).
+    states
+        Probability of each state in each row, (..., N, T, K), zero beyond the end.
+    counts
+        Summed over runs (n = 1), or per run (n = N).
+    completions
+        Rows with missing responses.
+    """
+
+    log_normaliser: Tensor
+    states: Tensor
+    counts: Counts
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Posterior of the law of the first values, and its share of the bound."""
+
+    prior: RegressionPrior
+    regression: NormalInverseGamma
+    shrinkage: Shrinkage
+    bound: Tensor
+
+
+@dataclass(frozen=True)
+class VariationalFit:
+    """A converged coordinate ascent.
+
+    Attributes
+    ----------
+    prior
+        The model.
+    parameters
+        The posterior; leading axes (1,), that of runs.
+    entry
+        Of the first values, or None.
+    states
+        Probability of each state in each row of the fitted runs, (N, T, K).
+    counts
+        Expected transitions, per run (N, ...).
+    bound
+        Evidence lower bound in model units, less the label symmetry.
+    """
+
+    prior: Prior
+    parameters: Parameters
+    entry: Entry | None
+    states: Tensor
+    counts: Counts
+    bound: float
+
+    def relabelled(self, order: Tensor) -> VariationalFit:
+        """The same posterior with ``order[i]`` as state i."""
+        law, chain = self.parameters.regression, self.parameters.chain
+        parameters = self.parameters._replace(
+            regression=NormalInverseGamma(
+                law.mean[..., order, :, :],
+                law.covariance[..., order, :, :, :],
+                *(part[..., order, :] for part in law[2:]),
+            ),
+            chain=chain.relabelled(order),
+        )
+        counts = Counts(
+            self.counts.initial[..., order], self.counts.transition[..., order, :][..., order]
+        )
+        states = self.states[..., order]
+        return replace(self, parameters=parameters, states=states, counts=counts)
+
+
+def expectation(
+    design: Design, parameters_law: NormalInverseGamma, chain: Chain, dwell: int, by_run: bool
+) -> Expectation:
+    """E-step: forward-backward on the expected log-likelihood.
+
+    Parameters
+    ----------
+    design
+        The rows.
+    parameters_law
+        Posterior of the regressions.
+    chain
+        Expected logarithms of the chain's parameters.
+    dwell
+        Minimum dwell, rows.
+    by_run
+        Whether to keep the transition counts of every run apart.
+    """
+    rows, completions = log_likelihood(design, parameters_law.law)
+    result = messages.expected_counts(
+        chain.initial, chain.transition, rows, lengths=design.lengths, minimum_dwell=dwell
+    )
+    counts = Counts(result.initial, result.transition)
+    if not by_run:
+        counts = Counts(
+            result.initial.sum(-2, keepdim=True), result.transition.sum(-3, keepdim=True)
+        )
+    return Expectation(result.log_marginal, result.state, counts, completions)
+
+
+class CoordinateAscent:
+    """Coordinate ascent on a batch of starts.
+
+    Parameters
+    ----------
+    prior
+        The model.
+    data
+        The runs.
+    states
+        Starting probabilities of the states, (B, N, T, K).
+    """
+
+    def __init__(self, prior: Prior, data: Encoded, states: Tensor) -> None:
+        self.prior = prior
+        self.design = data.design
+        self.entry = fit_entry(prior.entry, data.entry)
+        batch = (states.shape[0], 1)
+        shrinkage = prior.regression.shrinkage(batch)
+        ones = Shrinkage(*(torch.ones_like(part) for part in shrinkage))
+        law = prior.regression.posterior(
+            *moments(self.design, states, _blank(self.design, states)), ones.expected
+        )
+        grid = prior.transition.grid(batch)
+        self.parameters = Parameters(law, ones, prior.transition.prior_law(grid), grid)
+        self.expectation = expectation(
+            self.design, law, self.parameters.chain.expected_log, prior.minimum_dwell, False
+        )
+        self.bound = torch.full(batch[:1], -torch.inf, dtype=torch.float64)
+
+    def sweep(self) -> Tensor:
+        """Update everything once; returns the bound of every start, (B,)."""
+        prior, last = self.prior, self.expectation
+        law = prior.regression.posterior(
+            *moments(self.design, last.states, last.completions),
+            self.parameters.shrinkage.expected,
+        )
+        shrinkage = prior.regression.posterior_shrinkage(law.law)
+        chain, grid = prior.transition.update(self.parameters.grid, last.counts)
+        self.parameters = Parameters(law, shrinkage, chain, grid)
+        self.expectation = expectation(
+            self.design, law, chain.expected_log, prior.minimum_dwell, False
+        )
+        divergence = prior.regression.divergence(law, shrinkage)
+        divergence = divergence + prior.transition.divergence(chain, grid)
+        self.bound = self.expectation.log_normaliser.sum(-1) - divergence[:, 0]
+        if self.entry is not None:
+            self.bound = self.bound + self.entry.bound
+        return self.bound
+
+    def run(self, sweeps: int, tolerance: float = 0.0) -> None:
+        """Sweep until no bound rises by more than `tolerance` nats, at most `sweeps` times."""
+        for _ in range(sweeps):
+            before = self.bound
+            if bool((self.sweep() - before < tolerance).all()):
+                return
+
+    def keep(self, starts: Tensor) -> None:
+        """Go on with these starts only."""
+        self.parameters = take(self.parameters, starts)
+        self.expectation = take(self.expectation, starts)
+        self.bound = self.bound[starts]
+
+    def fit(self, start: int) -> VariationalFit:
+        """The posterior of one start."""
+        parameters = take(self.parameters, start)
+        by_run = expectation(
+            self.design,
+            parameters.regression,
+            parameters.chain.expected_log,
+            self.prior.minimum_dwell,
+            True,
+        )
+        return VariationalFit(
+            self.prior,
+            parameters,
+            self.entry,
+            by_run.states,
+            by_run.counts,
+            float(self.bound[start]),
+        )
+
+
+def fit_entry(prior: RegressionPrior | None, design: Design | None) -> Entry | None:
+    """Posterior of the law of the first values: one state, so no paths."""
+    if prior is None or design is None:
+        return None
+    weights = torch.ones(*design.complete.shape, 1, dtype=torch.float64)
+    shrinkage = Shrinkage(*(torch.ones_like(part) for part in prior.shrinkage((1,))))
+    completions = _blank(design, weights)
+    bound = torch.tensor(-torch.inf, dtype=torch.float64)
+    for _ in range(500):
+        law = prior.posterior(*moments(design, weights, completions), shrinkage.expected)
+        shrinkage = prior.posterior_shrinkage(law.law)
+        rows, completions = log_likelihood(design, law.law)
+        before, bound = bound, rows.sum() - prior.divergence(law, shrinkage)[0]
+        if bound - before < 1e-6:
+            break
+    return Entry(prior, law, shrinkage, bound)
+
+
+def take(tree: T, index: object) -> T:
+    """Index the leading axis of every tensor in nested tuples."""
+    if isinstance(tree, Tensor):
+        return tree[index]  # type: ignore[index]
+    if isinstance(tree, tuple):
+        parts = [take(part, index) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # type: ignore[call-arg]
+    return tree
+
+
+def _blank(design: Design, states: Tensor) -> tuple[Completion, ...]:
+    """Missing responses at zero with unit variance, before anything is known."""
+    *batch, _, _, K = states.shape
+    D = design.layout.metrics
+    completions = []
+    for pattern in design.patterns:
+        response = torch.where(pattern.observed, design.response[pattern.run, pattern.row], 0.0)
+        missing = torch.diag(pattern.missing.to(torch.float64))
+        completions.append(
+            Completion(
+                torch.zeros(*batch, len(pattern.run), K, dtype=torch.float64),
+                response[:, None, :].expand(*batch, -1, K, D),
+                missing.expand(*batch, 1, K, D, D),
+            )
+        )
+    return tuple(completions)

@@ -1,0 +1,156 @@
+"""Posterior draws as ArviZ ``InferenceData``, in the units of the data."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import arviz as az
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayeshmm import messages
+from bayeshmm.emissions.likelihood import Law, log_likelihood
+from bayeshmm.transitions import Chain, chain_logs
+
+if TYPE_CHECKING:
+    from bayeshmm.posterior import Posterior
+
+Array = NDArray[Any]
+
+DRAWS_AT_ONCE = 20
+"""Draws that are computed on as one batch, which bounds the memory."""
+
+
+def inference_data(posterior: Posterior) -> Any:
+    """Draws, run-marginal log-likelihoods and data.
+
+    Posterior variables, with dimensions from ``state, state_to, metric, metric_to, regressor``:
+
+    * ``initial (state)``, ``transition (state, state_to)`` (rows past the minimum dwell) and
+      ``dwell (state)``, the expected length of a visit in training steps (in rows where runs are
+      unevenly spaced);
+    * ``covariance (state, metric, metric_to)`` of a row's noise, in the units of the data (after
+      the logarithm where one is taken);
+    * `Gaussian`: ``mean (state, metric)`` in the units of the data; otherwise ``coefficient
+      (state, metric, regressor)``, of each metric's own past, and ``contrast (state, metric,
+      metric_to)``, of the increments of the metrics before it in model order, both per root mean
+      square of the regressor and of the response;
+    * ``path (run, time)``: -1 beyond the end of a run.
+
+    ``log_likelihood/log_lik (run)`` is the log density of each run given the parameters of a draw,
+    the path summed out.
+    """
+    runs, chains = posterior.runs, posterior.draws.chains
+
+    def by_chain(values: Array | Tensor) -> Array:
+        array = np.asarray(values)
+        return array.reshape(chains, len(array) // chains, *array.shape[1:])
+
+    variables = {
+        "initial": posterior.draws.chain.initial[:, 0],
+        "transition": posterior.draws.chain.transition[:, 0],
+        "dwell": expected_dwell(posterior),
+        **emission_parameters(posterior),
+        "path": posterior.paths,
+    }
+    names = [str(name) for name in posterior.state_names]
+    groups = {
+        "posterior": {name: by_chain(values) for name, values in variables.items()},
+        "log_likelihood": {"log_lik": by_chain(run_log_likelihoods(posterior))},
+        "observed_data": {"y": runs.values, "step": runs.steps},
+    }
+    coords = {
+        "state": names,
+        "state_to": names,
+        "metric": list(runs.metrics),
+        "metric_to": list(runs.metrics),
+        "regressor": list(posterior.hmm.family.groups),
+        "run": list(runs.names),
+        "time": np.arange(runs.steps.shape[1]),
+    }
+    dims = {
+        "initial": ["state"],
+        "transition": ["state", "state_to"],
+        "dwell": ["state"],
+        "mean": ["state", "metric"],
+        "coefficient": ["state", "metric", "regressor"],
+        "contrast": ["state", "metric", "metric_to"],
+        "covariance": ["state", "metric", "metric_to"],
+        "path": ["run", "time"],
+        "log_lik": ["run"],
+        "y": ["run", "time", "metric"],
+        "step": ["run", "time"],
+    }
+    if "posterior" in inspect.signature(az.from_dict).parameters:
+        return az.from_dict(**groups, coords=coords, dims=dims)
+    return az.from_dict(groups, coords=coords, dims=dims)
+
+
+def expected_dwell(posterior: Posterior) -> Array:
+    """Expected length of a visit to each phase, d - 1 + 1/e_k, (draws, K), in training steps.
+
+    In rows where the runs are unevenly spaced; infinite for a phase that is never left (K = 1).
+    """
+    exits = chain_logs(posterior.draws.chain)[0][:, 0, :, 0].exp().numpy()
+    rows = posterior.variational.prior.minimum_dwell - 1.0 + 1.0 / exits
+    if posterior.states == 1:
+        rows = np.full_like(rows, np.inf)
+    return rows * (posterior.runs.step_gap or 1)
+
+
+def emission_parameters(posterior: Posterior) -> dict[str, Array]:
+    """Emission parameters by name, metrics in the user's order; leading axis draws."""
+    scaling, family = posterior.encoding.scaling, posterior.hmm.family
+    order = scaling.order
+    layout = posterior.variational.prior.regression.layout
+    D, P = layout.metrics, layout.past
+    coefficients = posterior.draws.law.coefficients[:, 0]
+    variance = 1.0 / posterior.draws.law.precision[:, 0]
+    tau = torch.eye(D, dtype=torch.float64).expand(*variance.shape, D).clone()
+    if layout.full:
+        tau[..., : D - 1] -= coefficients[..., P:] * layout.active[:, P:]
+    inverse = torch.linalg.solve_triangular(
+        tau, torch.eye(D, dtype=torch.float64).expand_as(tau), upper=False, unitriangular=True
+    )
+    unit = scaling.sd * (scaling.increment if family.dynamic else 1.0)
+    covariance = np.asarray((inverse * variance[..., None, :]) @ inverse.transpose(-1, -2))
+    own = coefficients[..., :P]
+    back = np.argsort(order)
+    scale = unit[:, None] * unit[None, :]
+    parameters = {"covariance": covariance[..., back, :][..., back] * scale}
+    if not family.dynamic:
+        level = np.asarray((inverse @ own)[..., 0]) / posterior.encoding.regressor_scale[:, 0]
+        parameters["mean"] = level[..., back] * scaling.sd + scaling.mean
+        return parameters
+    parameters["coefficient"] = np.asarray(own)[..., back, :]
+    if layout.full:
+        contrast = np.eye(D) - np.asarray(tau)
+        parameters["contrast"] = contrast[..., back, :][..., back]
+    return parameters
+
+
+def run_log_likelihoods(posterior: Posterior) -> Array:
+    """Log density of every fitted run given each draw of the parameters, (draws, N)."""
+    data = posterior.encoding.encode(posterior.runs)
+    draws, totals = posterior.draws, []
+    for first in range(0, len(draws.paths), DRAWS_AT_ONCE):
+        some = slice(first, first + DRAWS_AT_ONCE)
+        rows, _ = log_likelihood(data.design, Law(*(part[some] for part in draws.law[:3])))
+        log = Chain(*(part[some] for part in draws.chain)).log
+        totals.append(
+            messages.log_marginal(
+                log.initial,
+                log.transition,
+                rows,
+                lengths=data.design.lengths,
+                minimum_dwell=posterior.variational.prior.minimum_dwell,
+            )
+        )
+    total = torch.cat(totals) + data.log_jacobian
+    entry = posterior.variational.entry
+    if entry is not None and data.entry is not None:
+        total = total + log_likelihood(data.entry, entry.regression.law)[0][:, 0, 0]
+    return total.numpy()

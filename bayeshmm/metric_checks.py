@@ -1,0 +1,105 @@
+"""Metrics that a model can make little of: functions of others, and mostly constant ones."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshmm.runs import Runs
+from bayeshmm.scaling import observed_increments
+
+UNEXPLAINED = 1e-4
+"""Share of a metric's increments below which the rest of it counts as a function of others."""
+
+MOSTLY_CONSTANT = 0.9
+"""Share of increments that are exactly zero from which a metric counts as saturated."""
+
+
+class MetricWarning(UserWarning):
+    """A metric that the model can make little of; the message names it and the mend."""
+
+
+def warn_of_metrics(runs: Runs) -> None:
+    """Warn of metrics that are functions of others, and of metrics that hardly move.
+
+    Warns
+    -----
+    MetricWarning
+        Naming the metrics and the mend.
+    """
+    dependent = dependent_metrics(runs)
+    if dependent:
+        listed = "; ".join(f"{name!r} of {', '.join(others)}" for name, others in dependent.items())
+        warnings.warn(
+            f"these metrics are, up to rounding, functions of others: {listed}. They tell the "
+            "model nothing new, and the tiny noise of such a tie can be taken for phases: leave "
+            "them out with metrics=.",
+            MetricWarning,
+            stacklevel=3,
+        )
+    saturated = saturated_metrics(runs)
+    if saturated:
+        warnings.warn(
+            f"these metrics stand still in over {MOSTLY_CONSTANT:.0%} of the rows: {saturated}. "
+            "A phase may then mean no more than that they moved: leave them out with metrics=, or "
+            "log a finer measure of the same thing (a loss in place of an accuracy).",
+            MetricWarning,
+            stacklevel=3,
+        )
+
+
+def dependent_metrics(runs: Runs) -> dict[str, list[str]]:
+    """Metrics that are smooth functions of others, with the others.
+
+    Increments are regressed on the increments of the other metrics, with coefficients that may
+    change linearly with those metrics' levels: the increments of a smooth function. One metric of
+    every such tie is named, the later in the list.
+    """
+    values = runs.values
+    sd = np.nanstd(values, axis=(0, 1))
+    values = (values - np.nanmean(values, axis=(0, 1))) / np.where(sd > 0, sd, 1.0)
+    increments = observed_increments(values)
+    middle = values - 0.5 * increments
+    remaining = list(range(values.shape[2]))
+    found: dict[str, list[str]] = {}
+    for j in reversed(range(values.shape[2])):
+        others = [i for i in remaining if i != j]
+        columns = _tied(increments, middle, j, others)
+        if columns:
+            remaining.remove(j)
+            found[runs.metrics[j]] = [runs.metrics[i] for i in columns]
+    return found
+
+
+def saturated_metrics(runs: Runs) -> list[str]:
+    """Metrics of which over `MOSTLY_CONSTANT` of all increments are exactly zero."""
+    increments = observed_increments(runs.values)
+    still = np.nansum(increments == 0, axis=(0, 1)) / np.maximum(
+        (~np.isnan(increments)).sum(axis=(0, 1)), 1
+    )
+    return [name for name, share in zip(runs.metrics, still, strict=True) if share > MOSTLY_CONSTANT]
+
+
+def _tied(
+    increments: NDArray[np.float64], middle: NDArray[np.float64], j: int, others: list[int]
+) -> list[int]:
+    """The one or two of `others` that metric j is most nearly a function of; empty if none are."""
+    response = increments[:, :, j].ravel()
+    sets = [[a] for a in others] + [[a, b] for i, a in enumerate(others) for b in others[:i]]
+    best, columns = UNEXPLAINED, list[int]()
+    for candidate in sets:
+        features = [increments[:, :, i] for i in candidate]
+        features += [increments[:, :, i] * middle[:, :, k] for i in candidate for k in candidate]
+        X = np.stack([feature.ravel() for feature in features], -1)
+        rows = ~(np.isnan(response) | np.isnan(X).any(-1))
+        if rows.sum() < 4 * X.shape[1] or not response[rows].any():
+            continue
+        scale = np.sqrt((X[rows] ** 2).mean(0))
+        X = X / np.where(scale > 0, scale, 1.0)
+        left = response[rows] - X[rows] @ np.linalg.lstsq(X[rows], response[rows])[0]
+        unexplained = (left**2).mean() / (response[rows] ** 2).mean()
+        if unexplained < best:
+            best, columns = unexplained, candidate
+    return columns

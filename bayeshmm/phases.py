@@ -1,0 +1,299 @@
+"""Phases and their changes, as tables with intervals, from sampled state paths.
+
+Every function takes ``paths``, integers of shape (draws, runs, rows), -1 on padding: a path drawn
+with the parameters of its draw carries the uncertainty of both, so counting over draws is all that
+is needed. "Never" is kept apart from "when": probabilities are shares of draws, intervals are over
+the draws in which the event happens. Every time reported is a step that was recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from bayeshmm.visits import (
+    Ints,
+    Visits,
+    check_event_rows,
+    check_paths,
+    shares,
+    summary,
+    visits_by_run,
+)
+
+
+def entry_times(
+    paths: ArrayLike,
+    steps: ArrayLike,
+    names: Sequence[Hashable],
+    state_names: Sequence[Hashable],
+    level: float = 0.9,
+    minimum_dwell: int | Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """When each run first enters each state.
+
+    Parameters
+    ----------
+    paths : array_like of int, (draws, runs, rows)
+        Sampled state paths, -1 on padding.
+    steps : array_like, (runs, rows)
+        Training step of every row.
+    names, state_names : sequence
+        Names of the runs and of the states.
+    level : float
+        Probability inside the equal-tailed interval.
+    minimum_dwell : int or sequence of int, optional
+        Rows (per state) that a visit lasts unless the run ends first. If given, ``confirmed`` is
+        the probability of an entry that has lasted them: the noise of last rows opens younger ones.
+
+    Returns
+    -------
+    DataFrame
+        A row per run and state: ``run, state, probability`` (that it is ever entered), ``median,
+        lower, upper`` of the first entry given that it is, in training steps; NaN if it never is.
+        A run enters its first state at its first row.
+    """
+    draws = check_paths(paths, state_names, level, steps, names)
+    tables = []
+    for n, visits in enumerate(visits_by_run(draws, minimum_dwell)):
+        entry = visits.entries()
+        step = np.asarray(steps)[n, entry.row]
+        tables.append(_per_state(names[n], state_names, entry, step, len(draws), level))
+    return _joined(tables, level, minimum_dwell is not None)
+
+
+def transition_times(
+    paths: ArrayLike,
+    steps: ArrayLike,
+    names: Sequence[Hashable],
+    state_names: Sequence[Hashable],
+    level: float = 0.9,
+    minimum_dwell: int | Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """When each run changes from one state to another.
+
+    Parameters
+    ----------
+    paths, steps, names, state_names, level, minimum_dwell
+        As for `entry_times`; ``confirmed`` speaks of the visit that the change opens.
+
+    Returns
+    -------
+    DataFrame
+        ``run, source, target, occurrence`` (1 for the first time that the run makes this change, 2
+        for the second, ...), ``probability`` (that the run makes it that often), ``median, lower,
+        upper`` given that it does, in training steps: a change at row t is reported as the step of
+        row t, the first row of the target. A row for every change that some draw makes, sorted by
+        run, then median.
+    """
+    draws = check_paths(paths, state_names, level, steps, names)
+    K = len(state_names)
+    tables = []
+    for n, visits in enumerate(visits_by_run(draws, minimum_dwell)):
+        into = visits.at(visits.source >= 0)
+        change = into.source * K + into.state
+        key = pd.Series(into.draw * K * K + change)
+        occurrence = key.groupby(key).cumcount().to_numpy() + 1
+        most = int(occurrence.max(initial=1)) + 1
+        step = np.asarray(steps)[n, into.row]
+        table = summary(change * most + occurrence, step, into.confirmed, len(draws), level)
+        change, occurrence = np.divmod(table.index.to_numpy(), most)
+        table.insert(0, "run", pd.Series(names[n], table.index))
+        table.insert(1, "source", [state_names[k] for k in (change // K).tolist()])
+        table.insert(2, "target", [state_names[k] for k in (change % K).tolist()])
+        table.insert(3, "occurrence", occurrence)
+        tables.append(table.sort_values("median", kind="stable"))
+    return _joined(tables, level, minimum_dwell is not None)
+
+
+def edge_usage(
+    paths: ArrayLike, state_names: Sequence[Hashable], level: float = 0.9
+) -> pd.DataFrame:
+    """Which changes between states the runs use.
+
+    Parameters
+    ----------
+    paths : array_like of int, (draws, runs, rows)
+        Sampled state paths, -1 on padding.
+    state_names : sequence
+        Names of the states.
+    level : float
+        Probability inside the equal-tailed interval.
+
+    Returns
+    -------
+    DataFrame
+        A row for every change that some draw makes: ``source, target, probability`` (posterior
+        mean of the share of these runs that make the change at least once), ``lower, upper`` (the
+        share's interval over draws), ``runs`` (posterior median of the number of runs that make
+        it) and ``runs_certain`` (number of runs that make it with probability above one half).
+    """
+    draws = check_paths(paths, state_names, level)
+    (S, N, _), K = draws.shape, len(state_names)
+    runs = np.zeros((S, K * K), dtype=np.int64)
+    certain = np.zeros(K * K, dtype=np.int64)
+    for visits in visits_by_run(draws):
+        into = visits.at(visits.source >= 0)
+        used = np.zeros((S, K * K), dtype=bool)
+        used[into.draw, into.source * K + into.state] = True
+        runs += used
+        certain += used.mean(axis=0) > 0.5
+    edges = np.flatnonzero(runs.any(axis=0))
+    table = shares(runs[:, edges], N, level)
+    table.insert(0, "source", [state_names[k] for k in (edges // K).tolist()])
+    table.insert(1, "target", [state_names[k] for k in (edges % K).tolist()])
+    return table.assign(runs_certain=certain[edges])
+
+
+def state_occupancy(
+    paths: ArrayLike, state_names: Sequence[Hashable], level: float = 0.9
+) -> pd.DataFrame:
+    """How many runs visit each state, and for how much of the time.
+
+    Parameters
+    ----------
+    paths, state_names, level
+        As for `edge_usage`.
+
+    Returns
+    -------
+    DataFrame
+        A row per state: ``state, probability`` (posterior mean of the share of these runs that
+        visit it), ``lower, upper`` (its interval), ``runs`` (posterior median of their number) and
+        ``rows`` (posterior mean share of all rows).
+    """
+    draws = check_paths(paths, state_names, level)
+    runs, rows = [], []
+    for k in range(len(state_names)):
+        inside = draws == k
+        runs.append(inside.any(axis=2).sum(axis=1))
+        rows.append(np.count_nonzero(inside))
+    table = shares(np.stack(runs, axis=1), draws.shape[1], level)
+    table.insert(0, "state", list(state_names))
+    return table.assign(rows=np.array(rows) / sum(rows))
+
+
+def modal_path(paths: ArrayLike) -> Ints:
+    """Most probable state of every row: (runs, rows), the lowest of ties, -1 on padding."""
+    draws = np.asarray(paths)
+    modal = np.full(draws.shape[1:], -1, dtype=np.int64)
+    most = np.zeros(draws.shape[1:], dtype=np.int64)
+    for k in range(int(draws.max(initial=-1)) + 1):
+        votes = np.count_nonzero(draws == k, axis=0)
+        modal[votes > most] = k
+        most = np.maximum(most, votes)
+    return modal
+
+
+def containing_phase(
+    paths: ArrayLike, event_rows: ArrayLike, states: int | None = None
+) -> NDArray[np.float64]:
+    """Which state each run is in when an outside event happens.
+
+    Parameters
+    ----------
+    paths : array_like of int, (draws, runs, rows)
+        Sampled state paths, -1 on padding.
+    event_rows : array_like of int, (runs,)
+        Row of the event in each run; -1 where it never happens.
+    states : int, optional
+        Number of states K; default: the largest label + 1.
+
+    Returns
+    -------
+    ndarray, (runs, K)
+        Probability that each state contains the event; NaN for runs without one.
+
+    Raises
+    ------
+    ValueError
+        If an event lies beyond its run's last row.
+    """
+    draws = np.asarray(paths)
+    happens, rows = check_event_rows(draws, event_rows)
+    K = int(draws.max(initial=-1)) + 1 if states is None else states
+    containing = np.full((draws.shape[1], K), np.nan)
+    for n in np.flatnonzero(happens):
+        containing[n] = np.bincount(draws[:, n, rows[n]], minlength=K) / len(draws)
+    return containing
+
+
+def entry_lags(
+    paths: ArrayLike,
+    steps: ArrayLike,
+    names: Sequence[Hashable],
+    state_names: Sequence[Hashable],
+    event_rows: ArrayLike,
+    level: float = 0.9,
+    entry: Literal["first", "nearest"] = "first",
+) -> pd.DataFrame:
+    """How long after an outside event each run enters each state.
+
+    Parameters
+    ----------
+    paths, steps, names, state_names, level
+        As for `entry_times`.
+    event_rows : array_like of int, (runs,)
+        Row of the event in each run; -1 where it never happens.
+    entry : {"first", "nearest"}
+        Which entry counts where a state is entered more than once.
+
+    Returns
+    -------
+    DataFrame
+        A row per state for every run in which the event happens: ``run, state, probability`` (that
+        it is ever entered), ``median, lower, upper`` of the step of entry minus the step of the
+        event, given that it is; negative if the state begins before the event.
+    """
+    draws = check_paths(paths, state_names, level, steps, names)
+    happens, rows = check_event_rows(draws, event_rows)
+    tables = []
+    for n, visits in enumerate(visits_by_run(draws)):
+        if not happens[n]:
+            continue
+        step = np.asarray(steps)[n]
+        if entry == "nearest":
+            distance = np.abs(step[visits.row] - step[rows[n]])
+            visits = visits.at(np.argsort(distance, kind="stable"))
+        chosen = visits.entries()
+        lag = step[chosen.row] - step[rows[n]]
+        tables.append(_per_state(names[n], state_names, chosen, lag, len(draws), level))
+    if not tables:
+        raise ValueError("the event happens in none of the runs")
+    return _joined(tables, level, confirmed=False)
+
+
+def boundary_entry_steps(paths: ArrayLike, steps: ArrayLike, state: int) -> NDArray[np.float64]:
+    """Median step at which each run first enters `state`, given that it does: (runs,).
+
+    NaN where the probability that it does is one half or less.
+    """
+    N, K = np.shape(paths)[1], max(state, int(np.max(paths))) + 1
+    table = entry_times(paths, steps, range(N), range(K)).query("state == @state")
+    return table["median"].where(table["probability"] > 0.5).to_numpy(dtype=np.float64)
+
+
+def _per_state(
+    run: Hashable,
+    state_names: Sequence[Hashable],
+    entries: Visits,
+    values: NDArray[np.generic],
+    draws: int,
+    level: float,
+) -> pd.DataFrame:
+    """Summary of one run with a row for every state, entered or not."""
+    table = summary(entries.state, values, entries.confirmed, draws, level)
+    table = table.reindex(range(len(state_names))).fillna({"probability": 0.0, "confirmed": 0.0})
+    table.insert(0, "run", pd.Series(run, table.index))
+    table.insert(1, "state", list(state_names))
+    return table
+
+
+def _joined(tables: list[pd.DataFrame], level: float, confirmed: bool) -> pd.DataFrame:
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs = {"units": "training steps", "level": level}
+    return table if confirmed else table.drop(columns="confirmed")

@@ -1,0 +1,167 @@
+"""Units in which a model sees the metrics: fixed once, from the runs that are fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshmm.runs import Runs
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Pooled location and scale of every metric, and the order in which a model takes them.
+
+    All arrays are in the user's order of metrics, shape (D,).
+
+    Attributes
+    ----------
+    metrics
+        Names of the metrics, in the user's order.
+    mean, sd
+        Pooled mean and standard deviation, after the logarithm where one is taken.
+    increment
+        Pooled root mean square of the increments between observed values, in units of `sd`.
+    resolution
+        Smallest gap between distinct recorded values, in units of `sd`: differences below it
+        carry no information, and it bounds every density.
+    floors
+        For metrics that are modelled as ``log(x + floor)``, their floor.
+    order
+        ``order[i]`` is the metric at place i of the recursive law: each metric may depend on
+        the present of the metrics before it, and the best predicted ones come last.
+    """
+
+    metrics: tuple[str, ...]
+    mean: Array
+    sd: Array
+    increment: Array
+    resolution: Array
+    order: NDArray[np.int64]
+    floors: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, runs: Runs, log: Sequence[str] | Mapping[str, float] = ()) -> Scaling:
+        """Scaling of `runs`.
+
+        Parameters
+        ----------
+        runs
+            The runs that a model is fitted to.
+        log
+            Metrics to be modelled as ``log(x + floor)``: names (the floor is 1e-4 of the largest
+            value) or a mapping from names to floors.
+
+        Raises
+        ------
+        ValueError
+            If `log` names a metric that is not modelled, or one with values at or below -floor.
+        """
+        floors = _floors(runs, log)
+        values = _logged(runs, floors)
+        mean = np.nanmean(values, axis=(0, 1))
+        sd = _positive(np.nanstd(values, axis=(0, 1)))
+        standard = (values - mean) / sd
+        steps = observed_increments(standard)
+        increment = _positive(np.sqrt(np.nanmean(steps**2, axis=(0, 1))))
+        return cls(
+            metrics=runs.metrics,
+            mean=mean,
+            sd=sd,
+            increment=increment,
+            resolution=np.array([_smallest_gap(column) for column in np.moveaxis(standard, 2, 0)]),
+            order=recursive_order(steps, runs.metrics),
+            floors=floors,
+        )
+
+    def standardise(self, runs: Runs) -> Array:
+        """Standardised values of `runs`, shape (N, T, D), metrics in model `order`."""
+        runs = runs if runs.metrics == self.metrics else runs.select(self.metrics)
+        return ((_logged(runs, self.floors) - self.mean) / self.sd)[:, :, self.order]
+
+    def log_jacobian(self, runs: Runs) -> Array:
+        """Log density in the data's units less that in standardised units, shape (N,)."""
+        runs = runs if runs.metrics == self.metrics else runs.select(self.metrics)
+        seen = ~np.isnan(runs.values)
+        total = -(seen * np.log(self.sd)).sum(axis=(1, 2))
+        for name, floor in self.floors.items():
+            raw = runs.values[:, :, self.metrics.index(name)]
+            total -= np.nansum(np.log(raw + floor), axis=1)
+        return total
+
+
+def observed_increments(values: Array) -> Array:
+    """Increments from the last observed value, shape (N, T, D); NaN where there is none."""
+    last = np.full(values[:, 0].shape, np.nan)
+    increments = np.full_like(values, np.nan)
+    for t in range(values.shape[1]):
+        increments[:, t] = values[:, t] - last
+        last = np.where(np.isnan(values[:, t]), last, values[:, t])
+    return increments
+
+
+def recursive_order(increments: Array, names: Sequence[str]) -> NDArray[np.int64]:
+    """Order of the metrics in the recursive law, the best predicted ones last.
+
+    From the correlation matrix of the pooled increments the metric that the remaining ones
+    predict best is removed and placed last, until none is left; ties go by name. The order of
+    the data's columns therefore changes nothing.
+    """
+    D = increments.shape[2]
+    rows = np.nan_to_num(increments.reshape(-1, D))
+    scale = _positive(np.sqrt((rows**2).mean(axis=0)))
+    correlation = (rows / scale).T @ (rows / scale) / len(rows) + 1e-10 * np.eye(D)
+    remaining, placed = sorted(range(D), key=lambda j: names[j]), []
+    while remaining:
+        variance_inflation = np.diag(np.linalg.inv(correlation[np.ix_(remaining, remaining)]))
+        best = int(np.argmax(np.round(variance_inflation, 9)))
+        placed.append(remaining.pop(best))
+    return np.array(placed[::-1], dtype=np.int64)
+
+
+def _floors(runs: Runs, log: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
+    unknown = sorted(set(log) - set(runs.metrics))
+    if unknown:
+        raise ValueError(
+            f"log= names {unknown}, which is not modelled; the metrics are {list(runs.metrics)}."
+        )
+    floors = {}
+    for name in log:
+        column = runs.values[:, :, runs.metrics.index(name)]
+        largest = float(np.nanmax(column))
+        floors[name] = float(log[name]) if isinstance(log, Mapping) else max(1e-4 * largest, 0.0)
+        lowest = np.nanmin(np.where(np.isnan(column), np.inf, column), axis=1)
+        if (lowest + floors[name] <= 0).any():
+            n = int(np.argmin(lowest))
+            raise ValueError(
+                f"metric {name!r} of run {runs.names[n]!r} falls to {lowest[n]:.6g}, and "
+                f"log(x + {floors[name]:.3g}) does not exist there: give a larger floor, "
+                f"log={{{name!r}: floor}}, or model it without log=."
+            )
+    return floors
+
+
+def _logged(runs: Runs, floors: Mapping[str, float]) -> Array:
+    values = runs.values.copy()
+    for name, floor in floors.items():
+        j = runs.metrics.index(name)
+        values[:, :, j] = np.log(values[:, :, j] + floor)
+    return values
+
+
+def _smallest_gap(column: Array) -> float:
+    """Smallest gap between distinct values; those closer than 1e-10 count as one value."""
+    distinct = np.unique(column[~np.isnan(column)])
+    gaps = np.diff(distinct)
+    gaps = gaps[gaps > 1e-10]
+    return float(gaps.min()) if gaps.size else 1e-10
+
+
+def _positive(scale: Array) -> Array:
+    """Replace scales of zero by one: a metric that never moves in these runs."""
+    return np.where(scale > 0, scale, 1.0)
