@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from bayeshmm import messages
 from bayeshmm.emissions.families import Emission
 from bayeshmm.emissions.likelihood import Law, log_likelihood
+from bayeshmm.emissions.regression import NormalInverseGamma
 from bayeshmm.encoding import Encoded, Encoding
 from bayeshmm.fitting import draw
 from bayeshmm.hmm import HMM, label_symmetries
@@ -49,22 +51,25 @@ class Candidate:
 
     Attributes
     ----------
-    hmm, encoding, data, mode, restarts
+    hmm, encoding, mode, restarts
         The model and its best mode on all runs.
     held_out
         Log density of each run under a fit that has not seen it, (N,); NaN with too few runs.
     ahead
         One-step-ahead log density a row of the last third of the runs, from a fit to the first
         two thirds; NaN where `held_out` exists.
+    elbo, bic
+        On all runs, in the units of the data.
     """
 
     hmm: HMM
     encoding: Encoding
-    data: Encoded
     mode: VariationalFit
     restarts: pd.DataFrame
     held_out: NDArray[np.float64]
     ahead: float
+    elbo: float
+    bic: float
 
 
 class Posteriors(Mapping[Key, Posterior]):
@@ -86,7 +91,7 @@ class Posteriors(Mapping[Key, Posterior]):
                 self._runs,
                 one.hmm,
                 one.encoding,
-                one.data,
+                one.encoding.encode(self._runs),
                 one.mode,
                 one.restarts,
                 "auto",
@@ -142,6 +147,20 @@ class Comparison:
         """
         return choose(self.table, self.score, self.tolerance)
 
+    @property
+    def reason(self) -> str:
+        """Why `best_key`, in words."""
+        family = self.table.loc[self.best_key[0]]
+        top = family[self.score].idxmax()
+        what = "held-out" if self.score == "elpd" else "one-step-ahead"
+        if top == self.best_key[1]:
+            return f"the best {what} log density, {family[self.score].max():.2f} nats a row"
+        worse = family[self.score].max() - family.loc[self.best_key[1], self.score]
+        return (
+            f"the fewest within {self.tolerance:g} nats a row, or one standard error, of the best "
+            f"{what} log density: {worse:.2f} below that of {top} states"
+        )
+
     @cached_property
     def best(self) -> Posterior:
         """The posterior at `best_key`.
@@ -196,6 +215,7 @@ def compare(
     restarts: int = 16,
     draws: int = 1000,
     log: Sequence[str] | Mapping[str, float] = (),
+    jobs: int = 1,
     seed: int = 0,
     progress: bool = True,
 ) -> Comparison:
@@ -220,6 +240,8 @@ def compare(
         alone the number would grow with the number of seeds.
     folds
         Parts that the runs are split into. Default: 5, each run by itself below 10 runs.
+    jobs
+        Processes that fit at the same time; -1 for one per core. The result does not depend on it.
     metrics, transition, minimum_dwell, restarts, draws, log, seed, progress
         As in `bayeshmm.fit`.
 
@@ -250,9 +272,12 @@ def compare(
     for hmm in models.values():
         hmm.check(runs)
     warn_of_metrics(runs)
-    candidates: dict[Key, Candidate] = {}
-    for key, hmm in tqdm(models.items(), desc="models", disable=not progress):
-        candidates[key] = _candidate(runs, hmm, members, restarts, log, seed)
+    work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+        joblib.delayed(_candidate)(runs, hmm, members, restarts, log, seed)
+        for hmm in models.values()
+    )
+    fitted = tqdm(work, total=len(models), desc="models", disable=not progress)
+    candidates = dict(zip(models, fitted, strict=True))
     table = _table(runs, candidates)
     return Comparison(
         runs, table, Posteriors(runs, candidates, draws, seed, progress), tolerance
@@ -303,7 +328,17 @@ def _candidate(
             held_out[[runs.names.index(name) for name in held]] = score
     else:
         ahead = _step_ahead(runs, hmm, floors, mode)
-    return Candidate(hmm, encoding, data, mode, starts, held_out, ahead)
+    jacobian = float(data.log_jacobian.sum())
+    return Candidate(
+        hmm=hmm,
+        encoding=encoding,
+        mode=mode,
+        restarts=starts,
+        held_out=held_out,
+        ahead=ahead,
+        elbo=mode.bound + jacobian + label_symmetries(hmm.states),
+        bic=_bic(mode, data, float(runs.lengths.sum())),
+    )
 
 
 def _step_ahead(
@@ -320,7 +355,7 @@ def _step_ahead(
     early = Runs.from_dataframe(frame[row < limit], metrics=runs.metrics)
     units, seen = hmm.encode(early, floors)
     fitted = refine(hmm.prior(runs), seen, mode.states[:, : early.steps.shape[1]])
-    law = fitted.parameters.regression.law._replace(covariance=None)
+    law = plug_in(fitted.parameters.regression)
     chain = fitted.parameters.chain.mean.log
     totals = []
     for some in (runs, early):
@@ -343,19 +378,19 @@ def _table(runs: Runs, candidates: Mapping[Key, Candidate]) -> pd.DataFrame:
     scores = {key: one.held_out for key, one in candidates.items()}
     best = max(scores, key=lambda key: np.nan_to_num(scores[key].sum(), nan=-np.inf))
     records = []
-    for (_, K), one in candidates.items():
+    for one in candidates.values():
         elpd, elpd_se = _per_row(one.held_out, rows_per_run)
         difference, diff_se = _per_row(one.held_out - scores[best], rows_per_run)
         share = one.mode.states.sum((0, 1)) / total
         records.append(
             {
-                "elbo": one.mode.bound + float(one.data.log_jacobian.sum()) + label_symmetries(K),
+                "elbo": one.elbo,
                 "elpd": elpd,
                 "elpd_se": elpd_se,
                 "elpd_diff": difference,
                 "diff_se": diff_se,
                 "step_ahead": one.ahead,
-                "bic": _bic(one, total),
+                "bic": one.bic,
                 "agreement": _restart_agreement(one.restarts),
                 "smallest_share": float(share.min()),
             }
@@ -393,28 +428,29 @@ def _restart_agreement(restarts: pd.DataFrame) -> float:
     return float(others["agreement"].mean()) if len(others) else 1.0
 
 
-def _bic(one: Candidate, rows: float) -> float:
+def _bic(mode: VariationalFit, data: Encoded, rows: float) -> float:
     """BIC at the posterior means: -2 log likelihood + parameters x log rows."""
-    law = one.mode.parameters.regression.law
-    plug_in = Law(law.coefficients, law.precision, -law.precision.log())
-    row, _ = log_likelihood(one.data.design, plug_in)
-    chain = one.mode.parameters.chain.mean.log
+    parameters = mode.parameters
+    chain = parameters.chain.mean.log
+    densities, _ = log_likelihood(data.design, plug_in(parameters.regression))
     total = messages.log_marginal(
         chain.initial,
         chain.transition,
-        row,
-        lengths=one.data.design.lengths,
-        minimum_dwell=one.mode.prior.minimum_dwell,
+        densities,
+        lengths=data.design.lengths,
+        minimum_dwell=mode.prior.minimum_dwell,
     )
-    K = one.hmm.states
-    layout = one.data.design.layout
+    K, layout = mode.prior.regression.states, data.design.layout
     free = K * (int(layout.active.sum()) + layout.metrics) + K**2 - 1
-    likelihood = float((total + one.data.log_jacobian).sum())
-    if one.mode.entry is not None and one.data.entry is not None:
-        first = one.mode.entry.regression.law
-        plug_in = Law(first.coefficients, first.precision, -first.precision.log())
-        likelihood += float(log_likelihood(one.data.entry, plug_in)[0].sum())
-        free += int(one.data.entry.layout.active.sum()) + layout.metrics
+    likelihood = float((total + data.log_jacobian).sum())
+    if mode.entry is not None and data.entry is not None:
+        first, _ = log_likelihood(data.entry, plug_in(mode.entry.regression))
+        likelihood += float(first.sum())
+        free += int(data.entry.layout.active.sum()) + layout.metrics
     return -2.0 * likelihood + free * math.log(rows)
 
 
+def plug_in(law: NormalInverseGamma) -> Law:
+    """Posterior means taken for the parameters."""
+    mean = law.law
+    return Law(mean.coefficients, mean.precision, -mean.precision.log())

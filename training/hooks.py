@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
 import torch
@@ -104,28 +103,23 @@ class MetricHook:
         self._every = every
         self._step = resume_step or 0
         self._probe = Probe(model, metrics, include)
+        reading = self._probe.measure()  # what cannot be measured must not leave a directory
         self._writer = RunWriter(
             directory,
-            {
-                "seed": seed,
-                "config": config,
-                "every": every,
-                **self._probe.describe(),
-                "torch": torch.__version__,
-            },
+            {"seed": seed, "config": config, "every": every}
+            | self._probe.describe()
+            | {"torch": torch.__version__},
             resume_step=resume_step,
         )
         stored = {row["step"] for row in read_rows(self._writer.directory)}
         self._errors = 0
         self._seconds = 0.0
         self._started = time.perf_counter()
-        self._closed = False
-        self._stepping = False
-        self._skipping = False
+        self._closed = self._stepping = self._skipping = False
         self._before: dict[int, Tensor] | None = None
         self._row: _Row | None = None
         if self._step % every == 0 and self._step not in stored:
-            self._row = _Row(self._step, self._probe.measure())
+            self._row = _Row(self._step, reading)
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -166,8 +160,8 @@ class MetricHook:
         if self._closed:
             raise RuntimeError("the hook is closed: log before it is, or inside its `with`")
         named = {**(mapping or {}), **values}
-        for name in filter(_RESERVED.fullmatch, named):
-            raise ValueError(f"{name!r} is a name of the run store: choose another")
+        for name, value in named.items():
+            _check(name, value)
         with self._timed():
             row = self._row
             if row is None and force:
@@ -176,7 +170,7 @@ class MetricHook:
                     with self._guarded():
                         row.reading = self._probe.measure()
             if row is not None:
-                row.values |= {name: _plain(name, value) for name, value in named.items()}
+                row.values |= {name: _kept(value) for name, value in named.items()}
 
     def state_dict(self) -> dict[str, int]:
         """Return what a checkpoint needs for a later start to go on: the step."""
@@ -222,17 +216,14 @@ class MetricHook:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close("finished" if kind is None else "failed")
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         with self._timed():
-            self._skipping = _skips(optimizer)
+            self._skipping = False
+            with self._guarded():
+                self._skipping = _skips(optimizer)
             if self._skipping:
                 return
             with self._guarded():
@@ -296,11 +287,14 @@ def _skips(optimizer: torch.optim.Optimizer) -> bool:
     return found_inf is not None and float(found_inf) == 1.0
 
 
-def _plain(name: str, value: Any) -> int | float | Tensor:
-    if isinstance(value, Tensor) and value.dim() == 0:
+def _check(name: str, value: Any) -> None:
+    if _RESERVED.fullmatch(name):
+        raise ValueError(f"{name!r} is a name of the run store: choose another")
+    if not isinstance(value, Real) and not (isinstance(value, Tensor) and value.dim() == 0):
+        raise TypeError(f"{name}={value!r} is neither a number nor a 0-d tensor: reduce it first")
+
+
+def _kept(value: Any) -> int | float | Tensor:
+    if isinstance(value, Tensor):
         return value.detach().clone()  # a running total changes before it is read
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
-    raise TypeError(f"{name}={value!r} is neither a number nor a 0-d tensor: reduce it first")
+    return int(value) if isinstance(value, Integral) else float(value)

@@ -9,8 +9,8 @@ import contextlib
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ _WRAPPERS = re.compile(
 )
 
 _SUMS = tuple(field.name for field in dataclasses.fields(Sums))
+
+
+Reduction: TypeAlias = tuple[str, int, Tensor]
 
 
 class Reading(NamedTuple):
@@ -111,24 +114,22 @@ class Probe:
         before
             The snapshot from before that step.
         """
-        weights = [(i, piece) for i, p in enumerate(self._parameters) for piece in _pieces(p)]
-        reduced = {
-            "weight_l1": _norms(weights, 1),
-            "weight_square": _norms(weights, 2),
-            "weight_sum": [(i, piece.double().sum()) for i, piece in weights],
-        }
+        tensors = list(enumerate(self._parameters))
+        reductions = _weight_sums((i, piece) for i, p in tensors for piece in _pieces(p))
         if gradients:
-            grads = [(i, p.grad) for i, p in enumerate(self._parameters) if p.grad is not None]
-            reduced["grad_square"] = _norms([(i, part) for i, g in grads for part in _pieces(g)], 2)
+            grads = ((i, p.grad) for i, p in tensors if p.grad is not None)
+            pieces = ((i, piece) for i, grad in grads for piece in _pieces(grad))
+            reductions += _norms("grad_square", pieces, 2)
         if before is not None:
-            reduced["update_square"] = [
-                (i, torch.linalg.vector_norm(new.double() - old))
+            moved = (
+                (i, new.to(_wide(new)) - old)
                 for i, copy in before.items()
                 for new, old in zip(_pieces(self._parameters[i]), _pieces(copy), strict=True)
-            ]
+            )
+            reductions += _norms("update_square", moved, 2)
         return Reading(
-            [(name, i) for name, items in reduced.items() for i, _ in items],
-            [scalar for items in reduced.values() for _, scalar in items] + self._call_functions(),
+            [(name, i) for name, i, _ in reductions],
+            [scalar for _, _, scalar in reductions] + self._call_functions(),
         )
 
     def evaluate(self, reading: Reading, numbers: Sequence[float]) -> dict[str, float]:
@@ -182,7 +183,7 @@ def to_host(scalars: Sequence[Tensor]) -> list[float]:
     numbers = np.empty(len(scalars))
     for device in dict.fromkeys(scalar.device for scalar in scalars):
         there = [i for i, scalar in enumerate(scalars) if scalar.device == device]
-        stacked = torch.stack([scalars[i].to(torch.float64) for i in there])
+        stacked = torch.stack([scalars[i].to(_accumulator(device)) for i in there])
         numbers[there] = stacked.cpu().numpy()
     return numbers.tolist()
 
@@ -201,14 +202,59 @@ def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
     tensor = tensor.detach()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
-    return tensor.flatten().split(PIECE) if tensor.device.type == "cpu" else (tensor,)
+    whole = tensor.numel() <= PIECE or not _on_cpu(tensor)
+    return (tensor,) if whole else tensor.flatten().split(PIECE)
 
 
-def _norms(pieces: Sequence[tuple[int, Tensor]], order: int) -> list[tuple[int, Tensor]]:
-    """Return the norm of each piece, accumulated in float64."""
-    tensors = [piece for _, piece in pieces]
-    if tensors and tensors[0].device.type != "cpu":
-        with contextlib.suppress(AttributeError, RuntimeError):  # private to torch
-            norms = torch._foreach_norm(tensors, order, dtype=torch.float64)
-            return [(i, norm) for (i, _), norm in zip(pieces, norms, strict=True)]
-    return [(i, torch.linalg.vector_norm(piece.double(), order)) for i, piece in pieces]
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _accumulator(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # which Apple's GPUs lack
+
+
+def _weight_sums(pieces: Iterable[tuple[int, Tensor]]) -> list[Reduction]:
+    """Return all sums in float64: the standard deviation is a small difference of large ones."""
+    reductions: list[Reduction] = []
+    elsewhere = []
+    for i, piece in pieces:
+        if not _on_cpu(piece):
+            elsewhere.append((i, piece))
+            continue
+        wide = piece.double()  # several times faster on a CPU than reducing with dtype=float64
+        reductions += [
+            ("weight_l1", i, torch.linalg.vector_norm(wide, 1)),
+            ("weight_square", i, torch.linalg.vector_norm(wide)),
+            ("weight_sum", i, wide.sum()),
+        ]
+    reductions += _norms("weight_l1", elsewhere, 1) + _norms("weight_square", elsewhere, 2)
+    reductions += [("weight_sum", i, p.sum(dtype=_accumulator(p.device))) for i, p in elsewhere]
+    return reductions
+
+
+def _norms(name: str, pieces: Iterable[tuple[int, Tensor]], order: int) -> list[Reduction]:
+    """Return the norm of every piece, fused over those on an accelerator."""
+    reductions: list[Reduction] = []
+    elsewhere = []
+    for i, piece in pieces:
+        if _on_cpu(piece):
+            norm = torch.linalg.vector_norm(piece, order, dtype=_wide(piece))
+            reductions.append((name, i, norm))
+        else:
+            elsewhere.append((i, piece))
+    if elsewhere:
+        norms = _fused_norms([piece for _, piece in elsewhere], order)
+        reductions += [(name, i, norm) for (i, _), norm in zip(elsewhere, norms, strict=True)]
+    return reductions
+
+
+def _fused_norms(tensors: list[Tensor], order: int) -> Sequence[Tensor]:
+    dtype = _accumulator(tensors[0].device)
+    with contextlib.suppress(AttributeError, RuntimeError):  # private to torch
+        return torch._foreach_norm(tensors, order, dtype=dtype)
+    return [torch.linalg.vector_norm(tensor, order, dtype=dtype) for tensor in tensors]

@@ -12,6 +12,7 @@ from bayeshmm.emissions.likelihood import log_likelihood
 from bayeshmm.encoding import Encoded
 from bayeshmm.inference import gibbs
 from bayeshmm.inference.gibbs import Draws
+from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import VariationalFit
 
 Inference = Literal["auto", "vi", "gibbs"]
@@ -27,6 +28,7 @@ class Engine(Protocol):
         ...
 
 
+@one_thread()
 def variational(
     fit: VariationalFit, data: Encoded, draws: int, *, seed: int, progress: bool = False
 ) -> Draws:

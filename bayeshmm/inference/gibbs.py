@@ -23,6 +23,7 @@ from bayeshmm.emissions.likelihood import Completion, Law, log_likelihood, momen
 from bayeshmm.emissions.regression import Precisions
 from bayeshmm.encoding import Encoded
 from bayeshmm.hmm import Prior
+from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import VariationalFit
 from bayeshmm.transitions import Chain, Counts
 
@@ -108,13 +109,15 @@ def sweep(prior: Prior, design: Design, state: State, generator: torch.Generator
     return State(law, precisions, chain, paths)
 
 
+@one_thread()
 def sample(
     fit: VariationalFit,
     data: Encoded,
     draws: int,
     *,
     chains: int = 4,
-    warmup: int = 100,
+    warmup: int = 200,
+    thin: int = 2,
     seed: int = 0,
     progress: bool = False,
 ) -> Draws:
@@ -132,6 +135,8 @@ def sample(
         Chains, advanced as one batch.
     warmup
         Sweeps thrown away first.
+    thin
+        Sweeps per draw that is kept.
     seed
         Same seed, same draws.
     progress
@@ -140,10 +145,10 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     state = start(fit, chains, generator)
     kept = []
-    each = -(-draws // chains)
-    for i in tqdm(range(warmup + each), desc="exact draws", disable=not progress, leave=False):
+    sweeps = warmup + thin * -(-draws // chains)
+    for i in tqdm(range(1, sweeps + 1), desc="exact draws", disable=not progress, leave=False):
         state = sweep(fit.prior, data.design, state, generator)
-        if i >= warmup:
+        if i > warmup and (i - warmup) % thin == 0:
             kept.append(state._replace(paths=state.paths.to(torch.int8)))
     law = Law(*(_stack([s.law[i] for s in kept]) for i in range(3)))
     precisions = Precisions(*(_stack([s.precisions[i] for s in kept]) for i in range(2)))

@@ -18,6 +18,7 @@ from bayeshmm.emissions.design import Design
 from bayeshmm.emissions.likelihood import log_likelihood, moments
 from bayeshmm.emissions.regression import NormalInverseGamma
 from bayeshmm.encoding import Encoded
+from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import Entry, VariationalFit, expectation
 from bayeshmm.transitions import ChainPosterior, Counts
 
@@ -44,6 +45,7 @@ class Predictive(NamedTuple):
     states: Tensor
 
 
+@one_thread()
 def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> Predictive:
     """Update the posterior on each run of `data` by itself.
 

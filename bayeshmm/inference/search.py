@@ -11,6 +11,7 @@ from bayeshmm.alignment import agreement, display_order
 from bayeshmm.encoding import Encoded
 from bayeshmm.hmm import Prior
 from bayeshmm.inference.starts import starting_states
+from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import CoordinateAscent, VariationalFit
 
 ROUNDS = ((12, 6), (30, 3), (300, 1))
@@ -20,6 +21,7 @@ TOLERANCE = 1e-2
 """Rise of the bound, in nats a sweep, below which a start has converged."""
 
 
+@one_thread()
 def search(
     prior: Prior, data: Encoded, starts: int, seed: int, progress: bool = False
 ) -> tuple[VariationalFit, pd.DataFrame]:
@@ -91,6 +93,7 @@ def first_visit_order(fit: VariationalFit, data: Encoded) -> Tensor:
     return torch.from_numpy(display_order(hard, fit.states.shape[-1]))
 
 
+@one_thread()
 def refine(prior: Prior, data: Encoded, states: Tensor, sweeps: int = 60) -> VariationalFit:
     """Converge from given state probabilities (N, T, K): a warm start, labels kept."""
     ascent = CoordinateAscent(prior, data, states[None])

@@ -223,7 +223,7 @@ def sample_paths(
         ) from None
     if not bool(((uniforms >= 0) & (uniforms < 1)).all()):
         raise ValueError("uniforms must lie in [0, 1)")
-    path, evidence = _backend(chain).sample_paths(chain, uniforms.double())
+    path, evidence = _backend(chain).sample_paths(chain, uniforms.detach().double())
     _require_possible(chain, evidence)
     return path
 
@@ -240,7 +240,7 @@ def _require_possible(chain: Chain, log_marginal: Tensor) -> None:
         return
     run = int(impossible.nonzero()[0])
     _, log_predictive = _backend(chain).filter(chain)
-    rows = log_predictive.flatten(0, -2)[run] if chain.batch else log_predictive
+    rows = log_predictive.reshape(-1, log_predictive.shape[-1])[run]
     raise ValueError(
         f"run {run} (counted along the flattened batch) is impossible: no path of positive "
         f"probability explains its rows up to row {int(rows.isneginf().int().argmax())}; look for "

@@ -77,7 +77,7 @@ class Chain(NamedTuple):
     lengths : Tensor
         (...), int64.
     dwell : tuple of int
-        Minimum dwell of every state in rows, at most T (a longer one changes nothing).
+        Minimum dwell of every state in rows, at most T + 1 (a longer one changes nothing).
     batch : torch.Size
         Broadcast batch shape.
     per_step : bool
@@ -191,7 +191,7 @@ def _lengths(lengths: Tensor | Sequence[int] | None, T: int, device: torch.devic
 
 
 def _dwell(minimum_dwell: int | Sequence[int] | Tensor, T: int, K: int) -> tuple[int, ...]:
-    """Minimum dwell of every state, cut at T."""
+    """Minimum dwell of every state, cut where the first block of windows holds all rows."""
     dwell = torch.as_tensor(minimum_dwell)
     integral = not (dwell.is_floating_point() or dwell.is_complex() or dwell.dtype == torch.bool)
     if not integral or dwell.shape not in ((), (K,)) or bool((dwell < 1).any()):
@@ -199,7 +199,7 @@ def _dwell(minimum_dwell: int | Sequence[int] | Tensor, T: int, K: int) -> tuple
             f"minimum_dwell must be an int >= 1 or one for each of the {K} states, "
             f"not {minimum_dwell!r}"
         )
-    return tuple(dwell.clamp(max=T).expand(K).tolist())
+    return tuple(dwell.clamp(max=T + 1).expand(K).tolist())
 
 
 def _check_values(chain: Chain) -> None:
@@ -215,7 +215,7 @@ def _check_values(chain: Chain) -> None:
         if values.numel() == 0 or bool(values.detach().amax() < torch.inf):
             continue
         bad = (values.isnan() | values.isposinf()).flatten(-event).any(-1) & read
-        where = bad.expand(*chain.batch, -1).flatten(0, -2).nonzero()
+        where = bad.expand(*chain.batch, -1).reshape(-1, bad.shape[-1]).nonzero()
         if len(where):
             run, row = where[0].tolist()
             raise ValueError(

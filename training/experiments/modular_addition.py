@@ -1,15 +1,12 @@
 """Modular addition: a one-layer transformer memorises, and groks long after.
 
-The transformer reads ``a b =`` and predicts (a + b) mod p. It fits its training pairs within a
-thousand steps; under weight decay it finds, at three to four times as many, the trigonometric
-algorithm that holds for all pairs (Nanda et al. 2023, arXiv:2301.05217; this setting: Hu et al.
-2023, arXiv:2308.09543).
+The transformer reads ``a b =`` and predicts (a + b) mod p. It fits its training pairs by step 1500;
+under weight decay it finds the trigonometric algorithm that holds for all pairs, between step 2500
+and 5000 (Nanda et al. 2023, arXiv:2301.05217; this setting: Hu et al. 2023, arXiv:2308.09543).
 """
 
-import itertools
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -34,7 +31,7 @@ class Config(ExperimentConfig):
     width, heads, hidden
         Width of the residual stream, number of attention heads that share it, width of the MLP.
     lr, weight_decay, batch
-        AdamW on the cross-entropy of the answer.
+        AdamW on the cross-entropy of the answer, with batches drawn with replacement.
     steps, every
         Steps to train, and from row to row.
     evaluated
@@ -50,17 +47,17 @@ class Config(ExperimentConfig):
     lr: float = 1e-3
     weight_decay: float = 1.0
     batch: int = 256
-    steps: int = 5000
+    steps: int = 6000
     every: int = 10
     evaluated: int = 512
 
     @classmethod
     def small(cls) -> Self:
-        """Return a setting that groks in a fifth of the time: p = 59, half the width.
+        """Return a setting that groks in a seventh of the time: p = 59, half the width.
 
-        It memorises by step 350 and generalises (test accuracy > .99) at step 1100 to 2100.
+        It memorises by step 500, and its test accuracy passes .9 at step 500 to 1100.
         """
-        return cls(modulus=59, train_fraction=0.4, width=64, hidden=256, lr=3e-3, steps=2400)
+        return cls(modulus=59, train_fraction=0.4, width=64, hidden=256, lr=3e-3, steps=1600)
 
 
 def train(seed: int, directory: str | os.PathLike[str], config: Config) -> None:
@@ -89,8 +86,9 @@ def train(seed: int, directory: str | os.PathLike[str], config: Config) -> None:
         model, optimizer, directory, seed=seed, config=config.record(), every=config.every
     ) as hook:
         hook.log(_evaluate(model, evaluated), epoch=0.0)
-        batches = _batches(train_pairs, config.batch, generator)
-        for step, batch in enumerate(itertools.islice(batches, config.steps), start=1):
+        for step in range(1, config.steps + 1):
+            drawn = torch.randint(len(train_pairs), (config.batch,), generator=generator)
+            batch = train_pairs[drawn]
             optimizer.zero_grad()
             cross_entropy(model(batch), batch.sum(dim=1) % config.modulus).backward()
             optimizer.step()
@@ -157,14 +155,6 @@ class Transformer(nn.Module):
         last = last + mixed.flatten(1) @ self.output
         active = torch.relu(last @ self.mlp_in + self.mlp_in_bias)
         return (last + active @ self.mlp_out + self.mlp_out_bias) @ self.unembed
-
-
-def _batches(pairs: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield whole batches, in a new order at every pass."""
-    while True:
-        order = torch.randperm(len(pairs), generator=generator)
-        for batch in order[: len(pairs) // size * size].split(size):
-            yield pairs[batch]
 
 
 @torch.no_grad()

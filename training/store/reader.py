@@ -186,7 +186,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         lines.append(tail)
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line, parse_constant=_refuse_constant)
+            record = json.loads(line.decode(), parse_constant=_refuse_constant)
             (_check_row if number > 1 else _check_header)(record)
         except ValueError as error:
             raise ValueError(
@@ -198,7 +198,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line)
+        json.loads(line.decode())
     except ValueError:
         return False
     return True

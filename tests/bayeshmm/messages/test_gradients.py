@@ -1,0 +1,138 @@
+"""First derivatives are the posterior; second derivatives are right or nothing."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from bayeshmm import messages
+from bayeshmm.messages import kernel, reference
+from bayeshmm.messages.chain import check
+
+SETTINGS = [
+    pytest.param(1, False, id="plain"),
+    pytest.param([1, 3, 2], False, id="dwell per state"),
+    pytest.param(2, True, id="matrix per step"),
+    pytest.param(9, False, id="dwell longer than the runs"),
+]
+
+
+def inputs(per_step: bool, seed: int = 0) -> list[Tensor]:
+    """Two sets of parameters for three runs."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = [(2, 1, 3), (2, 1, 5, 3, 3) if per_step else (2, 1, 3, 3), (2, 3, 6, 3)]
+    return [
+        torch.randn(shape, dtype=torch.float64, generator=g).requires_grad_() for shape in shapes
+    ]
+
+
+def log_marginal(dwell):
+    return lambda *x: messages.log_marginal(*x, lengths=[6, 4, 1], minimum_dwell=dwell)
+
+
+@pytest.mark.parametrize(("dwell", "per_step"), SETTINGS)
+def test_gradient_and_its_gradient_against_differences(dwell, per_step):
+    assert gradcheck(log_marginal(dwell), inputs(per_step), atol=1e-8)
+    assert gradgradcheck(log_marginal(dwell), inputs(per_step), atol=1e-7)
+
+
+@pytest.mark.parametrize(("dwell", "per_step"), SETTINGS)
+def test_hessian_against_differences_of_the_compiled_gradient(dwell, per_step):
+    x = inputs(per_step)
+    sizes = [v.numel() for v in x]
+
+    def total(flat: Tensor) -> Tensor:
+        parts = [p.reshape(v.shape) for p, v in zip(flat.split(sizes), x, strict=True)]
+        return log_marginal(dwell)(*parts).sum()
+
+    def gradient(flat: Tensor) -> Tensor:
+        flat = flat.clone().requires_grad_()
+        return torch.autograd.grad(total(flat), flat)[0]
+
+    point = torch.cat([v.detach().reshape(-1) for v in x])
+    hessian = torch.autograd.functional.hessian(total, point)
+    shifts = 1e-5 * torch.eye(len(point), dtype=torch.float64)
+    columns = [(gradient(point + s) - gradient(point - s)) / 2e-5 for s in shifts]
+    torch.testing.assert_close(hessian, torch.stack(columns, 1), rtol=0, atol=1e-8)
+    assert hessian.abs().max() > 0.1 or dwell == 9
+
+
+def test_gradient_is_the_expected_counts():
+    x = inputs(per_step=False)
+    weight = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.0, 1.0]], dtype=torch.float64)
+    (log_marginal(2)(*x) * weight).sum().backward()
+    counts = messages.expected_counts(*x, lengths=[6, 4, 1], minimum_dwell=2)
+    expected = (
+        (counts.initial * weight[..., None]).sum(1, keepdim=True),
+        (counts.transition * weight[..., None, None]).sum(1, keepdim=True),
+        counts.state * weight[..., None, None],
+    )
+    for v, count in zip(x, expected, strict=True):
+        torch.testing.assert_close(v.grad, count, rtol=0, atol=1e-14)
+    assert not any(count.requires_grad for count in counts)
+
+
+def test_graph_of_a_gradient_is_the_same_gradient():
+    x = inputs(per_step=False)
+    plain = torch.autograd.grad(log_marginal(2)(*x).sum(), x)
+    graph = torch.autograd.grad(log_marginal(2)(*x).sum(), x, create_graph=True)
+    for a, b in zip(plain, graph, strict=True):
+        assert not a.requires_grad
+        assert b.requires_grad
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+
+
+def test_second_derivatives_where_one_input_is_computed_from_another():
+    def value(scalar: Tensor) -> Tensor:
+        log_transition = (scalar * torch.arange(4.0).double().reshape(2, 2)).log_softmax(-1)
+        rows = log_transition.sum(-1)[None] * torch.tensor([[1.0], [-2.0], [0.5]]).double()
+        return messages.log_marginal(log_transition[0], log_transition, rows)
+
+    x = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(value, x)
+    assert gradgradcheck(value, x)
+
+
+@pytest.mark.parametrize("backend", [kernel, reference], ids=["compiled", "torch"])
+def test_zeros_have_zero_gradients_and_impossible_runs_have_none(backend):
+    """A left-to-right chain; the second run visits what it cannot reach."""
+    log_initial = torch.tensor([1.0, 0.0], dtype=torch.float64).log().requires_grad_()
+    log_transition = torch.tensor([[0.5, 0.5], [0.0, 1.0]], dtype=torch.float64).log()
+    log_transition.requires_grad_()
+    rows = torch.zeros(2, 4, 2, dtype=torch.float64)
+    rows[0, 2, 0] = -torch.inf
+    rows[1, 0, 0] = -torch.inf
+    rows.requires_grad_()
+    value = backend.log_marginal(check(log_initial, log_transition, rows))
+    assert value[0].isfinite()
+    assert value[1] == -torch.inf
+    grads = torch.autograd.grad(value.sum(), (log_initial, log_transition, rows), create_graph=True)
+    for gradient in grads:
+        assert gradient.isfinite().all()
+    assert grads[0][1] == 0
+    assert grads[1][1, 0] == 0
+    assert grads[2][0, 2, 0] == 0
+    assert not grads[2][1].any()
+    again = torch.autograd.grad(sum((g**2).sum() for g in grads), rows)[0]
+    assert again.isfinite().all()
+    assert again.any()
+
+
+def test_only_what_is_asked_for_has_a_gradient():
+    x = inputs(per_step=False)
+    x[0].requires_grad_(False)
+    x[2].requires_grad_(False)
+    log_marginal(1)(*x).sum().backward()
+    assert x[1].grad is not None
+    assert x[0].grad is None
+    assert x[2].grad is None
+    with torch.no_grad():
+        assert not log_marginal(1)(*x).requires_grad
+
+
+def test_gradients_return_to_single_precision():
+    x = [v.detach().float().requires_grad_() for v in inputs(per_step=False)]
+    value = log_marginal(1)(*x)
+    assert value.dtype == torch.float64
+    value.sum().backward()
+    assert all(v.grad.dtype == torch.float32 for v in x)

@@ -1,0 +1,176 @@
+"""Accuracy where careless arithmetic fails: long runs, sharp likelihoods, outliers, zeros."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bayeshmm import messages
+from bayeshmm.messages import kernel
+from bayeshmm.messages.chain import check
+
+LONG = np.finfo(np.longdouble)
+
+
+def tensor(x) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def test_one_path_left_by_zeros_is_not_underflowed(messages):
+    """Scaled linear messages are wrong here by thousands of nats."""
+    log_initial, log_transition = tensor([0.5, 0.5]).log(), tensor([[0.9, 0.1], [0.0, 1.0]]).log()
+    rows = tensor([[-1e4, 0.0], [0.0, -2e4]])
+    got = messages.log_marginal(log_initial, log_transition, rows)
+    torch.testing.assert_close(got, tensor(-10000.798507696218), rtol=0, atol=1e-11)
+    rows = torch.cat([rows, tensor([[0.0, 0.0], [0.0, 0.0], [0.0, -5.0]])])
+    got = messages.log_marginal(log_initial, log_transition, rows, minimum_dwell=3)
+    torch.testing.assert_close(got, tensor(-10000.902288953475), rtol=0, atol=1e-11)
+
+
+def phases_with_shared_noise(third: str | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Two phases of 50 000 rows, 1e4 nats a row apart, and noise of +-9000 common to both.
+
+    A third state fits 1e4 nats a row better, but cannot be entered, or not survive the sixth row.
+    """
+    T = 100_000
+    noise = np.where(np.arange(T) % 2 == 0, 9000.0, -9500.0)
+    rows = np.stack([noise, noise, noise + 1e4], -1)
+    rows[: T // 2, 1] -= 1e4
+    rows[T // 2 :, 0] -= 1e4
+    initial = np.array([0.3, 0.7, 0.0])
+    transition = np.array([[0.99, 0.01, 0.0], [0.02, 0.98, 0.0], [0.3, 0.3, 0.4]])
+    if third == "barred":
+        initial = np.array([0.3, 0.6, 0.1])
+        transition[2] = [0.0, 0.0, 1.0]
+        rows[5, 2] = -np.inf
+    K = 3 if third else 2
+    with np.errstate(divide="ignore"):
+        return tensor(np.log(initial[:K])), tensor(np.log(transition[:K, :K])), tensor(rows[:, :K])
+
+
+@pytest.mark.parametrize("third", [None, "never entered", "barred"])
+@pytest.mark.parametrize(
+    ("dwell", "answer"),
+    [(1, -25001518.431048), (10, -25001518.158771), (50, -25001516.948649)],
+)
+def test_a_hundred_thousand_rows(dwell, answer, third):
+    got = messages.expected_counts(*phases_with_shared_noise(third), minimum_dwell=dwell)
+    closed = (
+        math.fsum([-2.5e7, math.log(0.3), math.log(0.01)])
+        + (50_000 - dwell) * math.log(0.99)
+        + (50_000 - dwell) * math.log(0.98)
+    )
+    assert abs(closed - answer) < 1e-6
+    torch.testing.assert_close(got.log_marginal, tensor(closed), rtol=0, atol=2e-8)
+    expected = torch.zeros_like(got.transition)
+    expected[:2, :2] = tensor([[50_000.0 - dwell, 1.0], [0.0, 50_000.0 - dwell]])
+    torch.testing.assert_close(got.transition, expected, rtol=0, atol=1e-8)
+    torch.testing.assert_close(got.state.sum(-1), torch.ones(100_000).double(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dwell", [1, 3, [4, 1, 2]])
+def test_an_outlier_is_as_good_as_an_impossibility(messages, dwell):
+    g = torch.Generator().manual_seed(5)
+    rows = torch.randn(3, 40, 3, dtype=torch.float64, generator=g)
+    log_initial = torch.randn(3, dtype=torch.float64, generator=g).log_softmax(-1)
+    log_transition = torch.randn(3, 3, dtype=torch.float64, generator=g).log_softmax(-1)
+    at = (torch.arange(3), torch.tensor([0, 17, 39]), torch.tensor([1, 0, 2]))
+    results = []
+    for value in (-1e20, -torch.inf):
+        rows[at] = value
+        results.append(
+            messages.expected_counts(log_initial, log_transition, rows, minimum_dwell=dwell)
+        )
+    for outlier, impossible in zip(*results, strict=True):
+        torch.testing.assert_close(outlier, impossible, rtol=0, atol=1e-12)
+
+
+def expanded_chain(log_initial, log_transition, rows, dwell):
+    """Log marginal, smoothed and filtered states by an ordinary chain whose states carry ages.
+
+    Extended precision, an exact log-sum-exp per entry: nothing in common with the code under test.
+    """
+    T, K = rows.shape
+    expanded = [(k, age) for k in range(K) for age in range(1, dwell[k] + 1)]
+    S = len(expanded)
+    start = np.full(S, -np.inf, dtype=np.longdouble)
+    move = np.full((S, S), -np.inf, dtype=np.longdouble)
+    for a, (k, age) in enumerate(expanded):
+        if age == 1:
+            start[a] = log_initial[k]
+        for b, (j, other) in enumerate(expanded):
+            if age < dwell[k]:
+                move[a, b] = 0.0 if (j, other) == (k, age + 1) else -np.inf
+            elif j == k and other == dwell[k]:
+                move[a, b] = log_transition[k, k]
+            elif j != k and other == 1:
+                move[a, b] = log_transition[k, j]
+    fit = rows.astype(np.longdouble)[:, [k for k, _ in expanded]]
+
+    def logsumexp(x, axis):
+        top = x.max(axis, keepdims=True)
+        top = np.where(np.isneginf(top), 0, top)
+        with np.errstate(divide="ignore"):
+            return np.log(np.exp(x - top).sum(axis)) + top.squeeze(axis)
+
+    forward, backward = np.empty((T, S), np.longdouble), np.zeros((T, S), np.longdouble)
+    forward[0] = start + fit[0]
+    for t in range(1, T):
+        forward[t] = logsumexp(forward[t - 1][:, None] + move, 0) + fit[t]
+    for t in range(T - 2, -1, -1):
+        backward[t] = logsumexp(move + (fit[t + 1] + backward[t + 1])[None], 1)
+    log_marginal = logsumexp(forward[-1], 0)
+    member = np.array([[float(k == j) for j in range(K)] for k, _ in expanded])
+    smoothed = np.exp(forward + backward - log_marginal) @ member
+    filtered = np.exp(forward - logsumexp(forward, 1)[:, None]) @ member
+    return log_marginal, smoothed, filtered
+
+
+@pytest.mark.skipif(LONG.eps > 1e-18, reason="no extended precision on this machine")
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e3, 1e4])
+@pytest.mark.parametrize("dwell", [[1, 1, 1], [5, 2, 9], [20, 20, 20]])
+def test_accuracy_against_extended_precision(backend, scale, dwell):
+    g = np.random.default_rng(int(scale) + sum(dwell))
+    T, K = 150, 3
+    initial, transition = g.dirichlet(np.ones(K)), g.dirichlet([0.3, 1.0, 3.0], size=K)
+    transition[2, 0] = 0.0
+    rows = scale * g.standard_normal((T, K))
+    rows[g.random((T, K)) < 0.01] = -np.inf
+    with np.errstate(divide="ignore"):
+        inputs = np.log(initial), np.log(transition), rows
+    log_marginal, smoothed, filtered = expanded_chain(*inputs, dwell)
+    chain = check(*map(tensor, inputs), minimum_dwell=dwell)
+    counts = backend.expected_counts(chain)
+    probability, log_predictive = backend.filter(chain)
+
+    largest = np.abs(rows[np.isfinite(rows)]).max()
+    # Compiled messages are rescaled at every row; those of plain torch grow with the run.
+    atol = 1e-15 * (max(dwell) * largest + 1000) * (1 if backend is kernel else T)
+    np.testing.assert_allclose(counts.state, smoothed.astype(float), rtol=0, atol=atol)
+    np.testing.assert_allclose(probability, filtered.astype(float), rtol=0, atol=atol)
+    atol = 1e-15 * np.abs(log_predictive.numpy()).sum() + 1e-12
+    assert abs(counts.log_marginal.item() - log_marginal) <= atol
+    assert abs(math.fsum(log_predictive) - log_marginal) <= 2 * atol
+
+
+@pytest.mark.parametrize("dwell", [1, 4, [1, 6, 3]])
+@pytest.mark.parametrize("nats", [1.0, 700.0, 1e5])
+def test_identities_of_the_counts(messages, nats, dwell):
+    """Mass is conserved from row to row, also where sums have to be taken in logs."""
+    g = torch.Generator().manual_seed(3)
+    rows = nats * torch.randn(5, 300, 3, dtype=torch.float64, generator=g)
+    log_initial = torch.randn(3, dtype=torch.float64, generator=g).log_softmax(-1)
+    steps = (3 * torch.randn(5, 299, 3, 3, dtype=torch.float64, generator=g)).log_softmax(-1)
+    got = messages.expected_counts(log_initial, steps, rows, minimum_dwell=dwell)
+    one = torch.ones(5, 300, dtype=torch.float64)
+    atol = 1e-11 if nats < 1e4 else 1e-8
+    stays = got.transition.diagonal(dim1=-2, dim2=-1)
+    jumps = got.transition - torch.diag_embed(stays)
+    torch.testing.assert_close(got.state.sum(-1), one, rtol=0, atol=atol)
+    torch.testing.assert_close(got.initial, got.entry[:, 0])
+    torch.testing.assert_close(got.entry[:, 1:], jumps.sum(-2), rtol=0, atol=atol)
+    # In and out of every state: what is in row t + 1 was there, or entered, and has not left.
+    flow = got.state[:, :-1] - jumps.sum(-1) + got.entry[:, 1:]
+    torch.testing.assert_close(got.state[:, 1:], flow, rtol=0, atol=atol)

@@ -1,0 +1,105 @@
+"""Draws are exact: as a function of their uniforms, and in distribution."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from bayeshmm import messages
+from bayeshmm.messages import reference
+
+from . import enumeration
+
+
+def problem(seed: int, T: int, K: int):
+    g = torch.Generator().manual_seed(seed)
+    shapes = ((K,), (T - 1, K, K), (T, K))
+    return [torch.randn(shape, dtype=torch.float64, generator=g) for shape in shapes]
+
+
+@pytest.mark.parametrize("dwell", [[1, 1, 1], [2, 2, 2], [1, 2, 3]])
+def test_every_path_owns_a_box_of_uniforms_of_its_probability(messages, dwell):
+    """Both corners of the box give the path, and its volume is the posterior probability."""
+    inputs = problem(seed=1, T=5, K=3)
+    law = enumeration.posterior(*(x.numpy() for x in inputs), dwell)
+    inside = 1e-12
+    uniforms = []
+    for path, probability in zip(law.paths, law.probability, strict=True):
+        corners = []
+        for t, k in enumerate(path.states):
+            ends = np.concatenate([[0], enumeration.conditional(law, path.states[:t]).cumsum()])
+            corners.append((ends[k] + inside, ends[k + 1] - inside))
+        volume = math.prod(high - low + 2 * inside for low, high in corners)
+        assert volume == pytest.approx(probability, rel=1e-9, abs=1e-14)
+        uniforms += list(zip(*corners, strict=True))
+    drawn = messages.sample_paths(*inputs, uniforms=torch.tensor(uniforms), minimum_dwell=dwell)
+    expected = [path.states for path in law.paths for _ in range(2)]
+    assert [tuple(path) for path in drawn.tolist()] == expected
+
+
+@pytest.mark.parametrize("dwell", [[1, 1, 1], [2, 2, 2], [1, 2, 3]])
+def test_frequencies(dwell):
+    """Fixed seed; a correct sampler with another seed fails once in ten thousand."""
+    inputs = problem(seed=2, T=5, K=3)
+    law = enumeration.posterior(*(x.numpy() for x in inputs), dwell)
+    draws = 200_000
+    uniforms = torch.rand(draws, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    paths = messages.sample_paths(*inputs, uniforms=uniforms, minimum_dwell=dwell)
+    number = {path.states: i for i, path in enumerate(law.paths)}
+    counts = np.bincount([number[tuple(path)] for path in paths.tolist()], minlength=len(law.paths))
+    common = law.probability * draws >= 10
+    observed = np.append(counts[common], counts[~common].sum())
+    expected = np.append(law.probability[common], law.probability[~common].sum()) * draws
+    if expected[-1] < 10:
+        observed, expected = (
+            observed[:-1],
+            expected[:-1] * observed[:-1].sum() / expected[:-1].sum(),
+        )
+    assert len(expected) > 5
+    assert chisquare(observed, expected).pvalue > 1e-4
+
+
+def test_several_draws_share_the_runs(messages):
+    """Extra dimensions in front, and dimensions along which the runs were not repeated."""
+    log_initial, log_transition, rows = problem(seed=4, T=7, K=3)
+    g = torch.Generator().manual_seed(5)
+    rows = rows + torch.randn(2, 1, 7, 3, dtype=torch.float64, generator=g)
+    uniforms = torch.rand(3, 2, 4, 7, dtype=torch.float64, generator=g)
+    options = {"lengths": torch.tensor([[7], [5]]), "minimum_dwell": 2}
+    got = messages.sample_paths(log_initial, log_transition[0], rows, uniforms=uniforms, **options)
+    assert got.shape == (3, 2, 4, 7)
+    for draw in range(3):
+        for column in range(4):
+            alone = messages.sample_paths(
+                log_initial,
+                log_transition[0],
+                rows,
+                uniforms=uniforms[draw, :, column, None],
+                **options,
+            )
+            assert torch.equal(got[draw, :, column, None], alone)
+
+
+def test_states_without_probability_are_never_drawn(messages):
+    log_initial = torch.tensor([0.0, 0.5, 0.5, 0.0], dtype=torch.float64).log()
+    log_transition = log_initial.expand(4, 4)
+    rows = torch.zeros(6, 4, dtype=torch.float64)
+    almost_one = math.nextafter(1.0, 0.0)
+    ends = [[0.0] * 6, [almost_one] * 6, [0.0, almost_one] * 3]
+    uniforms = torch.tensor(ends, dtype=torch.float64)
+    got = messages.sample_paths(log_initial, log_transition, rows, uniforms=uniforms)
+    assert got.tolist() == [[1] * 6, [2] * 6, [1, 2, 1, 2, 1, 2]]
+
+
+def test_backends_draw_the_same_paths(monkeypatch):
+    g = torch.Generator().manual_seed(6)
+    log_initial, log_transition, rows = problem(seed=7, T=60, K=4)
+    rows = 3 * rows + torch.randn(5, 60, 4, dtype=torch.float64, generator=g)
+    arguments = (log_initial, log_transition[0], rows)
+    uniforms = torch.rand(20, 5, 60, dtype=torch.float64, generator=g)
+    options = {"uniforms": uniforms, "minimum_dwell": [1, 5, 2, 9]}
+    compiled = messages.sample_paths(*arguments, **options)
+    monkeypatch.setattr(messages, "_backend", lambda chain: reference)
+    assert torch.equal(compiled, messages.sample_paths(*arguments, **options))
