@@ -9,11 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
-
-import numpy as np
 
 from bayeshmm import plots
 from bayeshmm.comparison import Comparison, compare
@@ -161,9 +160,9 @@ def summary(analysis: Analysis) -> str:
         if analysis.boundary is not None:
             for _, row in analysis.boundary.iterrows():
                 lines.append(
-                    f"  entry of {row['state']}, chosen on the other half of the runs: correlation "
-                    f"{row['correlation']:.3f} with the event over {row['checked']} runs, "
-                    f"lag {_steps(posterior, row['lag'])}, SD {_steps(posterior, row['lag_sd'])}"
+                    f"  the entry of {row['state']}, chosen on the other half of the runs: over "
+                    f"{row['checked']} runs its correlation with the event is "
+                    f"{row['correlation']:.3f}; it comes {_lag(posterior, row)}"
                 )
     return "\n".join(lines)
 
@@ -174,9 +173,8 @@ def _event_lines(posterior: Posterior, event: Event, containing: pd.DataFrame) -
     lines = []
     for _, row in containing.iterrows():
         lines.append(
-            f"{row['state']} contains '{event}' in {row['contained']} of {row['checked']} runs that "
-            f"had no part in choosing it; its entry lags the event by "
-            f"{_steps(posterior, row['lag'])}, SD {_steps(posterior, row['lag_sd'])}"
+            f"{row['state']} contains '{event}' in {row['contained']} of the {row['checked']} runs "
+            f"that had no part in choosing it; they enter it {_lag(posterior, row)}"
         )
     state = containing["state"].iloc[0]
     rows = event.rows(posterior.runs)
@@ -193,10 +191,13 @@ def _event_lines(posterior: Posterior, event: Event, containing: pd.DataFrame) -
     return lines
 
 
-def _steps(posterior: Posterior, value: float) -> str:
+def _lag(posterior: Posterior, row: pd.Series) -> str:
+    """A lag and its spread in words, in steps and in rows."""
+    side = "before" if row["lag"] < 0 else "after"
     gap = posterior.runs.step_gap
-    rows = "" if gap is None else f" ({value / gap:.1f} rows)"
-    return f"{value:.0f} steps{rows}"
+    lag, spread = abs(row["lag"]), row["lag_sd"]
+    rows = "" if gap is None else f" ({lag / gap:.1f} rows, SD {spread / gap:.1f})"
+    return f"{lag:.0f} steps {side} it, SD over runs {spread:.0f}{rows}"
 
 
 def _save(drawn: Axes | ArrayLike, path: Path) -> None:

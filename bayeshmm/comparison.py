@@ -279,19 +279,17 @@ def compare(
     fitted = tqdm(work, total=len(models), desc="models", disable=not progress)
     candidates = dict(zip(models, fitted, strict=True))
     table = _table(runs, candidates)
-    return Comparison(
-        runs, table, Posteriors(runs, candidates, draws, seed, progress), tolerance
-    )
+    return Comparison(runs, table, Posteriors(runs, candidates, draws, seed, progress), tolerance)
 
 
 def choose(table: pd.DataFrame, score: str, tolerance: float) -> Key:
     """The smallest number of states within the tolerance of the best, in the best family."""
-    best = table[score].idxmax()
-    family = table.loc[[best[0]]]
-    margin = np.fmax(family["diff_se"].fillna(0.0), tolerance)
-    enough = family[family[score] >= table.loc[best, score] - margin]
-    emission, states = enough.index[0]
-    return str(emission), int(states)
+    keys = list(table.index)
+    best = int(table[score].argmax())
+    margin = np.fmax(table["diff_se"].fillna(0.0), tolerance)
+    enough = (table[score] >= table[score].iloc[best] - margin).to_numpy()
+    emission = keys[best][0]
+    return emission, min(keys[i][1] for i in np.flatnonzero(enough) if keys[i][0] == emission)
 
 
 def _labels(named: Sequence[str | Emission]) -> dict[str, Emission]:
@@ -341,9 +339,7 @@ def _candidate(
     )
 
 
-def _step_ahead(
-    runs: Runs, hmm: HMM, floors: Mapping[str, float], mode: VariationalFit
-) -> float:
+def _step_ahead(runs: Runs, hmm: HMM, floors: Mapping[str, float], mode: VariationalFit) -> float:
     """Log density a row of the last third of the rows, each given the rows before it.
 
     The parameters are the posterior means of a fit to the first two thirds.
@@ -412,9 +408,7 @@ def _table(runs: Runs, candidates: Mapping[Key, Candidate]) -> pd.DataFrame:
     return table
 
 
-def _per_row(
-    scores: NDArray[np.float64], rows: NDArray[np.float64]
-) -> tuple[float, float]:
+def _per_row(scores: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[float, float]:
     """Mean of run scores per row, and its standard error over runs (a ratio estimate)."""
     mean = scores.sum() / rows.sum()
     spread = scores - mean * rows

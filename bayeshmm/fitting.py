@@ -96,9 +96,7 @@ def fit(
         Where a metric is a function of others, or mostly constant.
     """
     if inference not in ENGINES:
-        raise ValueError(
-            f"inference={inference!r} is not one of {list(get_args(Inference))}."
-        )
+        raise ValueError(f"inference={inference!r} is not one of {list(get_args(Inference))}.")
     if restarts < 1 or draws < 4:
         raise ValueError("restarts must be at least 1 and draws at least 4.")
     if metrics is not None:

@@ -198,7 +198,9 @@ def regression_model(prior: RegressionPrior, prefix: str) -> Law:
         return pyro.sample(f"{prefix}{name}", dist.Gamma(shape, rate).to_event(1))
 
     precisions = Precisions(gamma("shrinkage", prior.group, G), gamma("scale", prior.scale, D))
-    rate = 0.5 * precisions.scales[..., None, :].expand(*precisions.scales.shape[:-1], prior.states, D)
+    rate = 0.5 * precisions.scales[..., None, :].expand(
+        *precisions.scales.shape[:-1], prior.states, D
+    )
     variance = pyro.sample(
         f"{prefix}variance", dist.InverseGamma(prior.shapes.expand(rate.shape), rate).to_event(2)
     )
@@ -213,5 +215,5 @@ def regression_model(prior: RegressionPrior, prefix: str) -> Law:
 
 
 def label_symmetries(states: int) -> float:
-    """log K!, the number of labellings of the same posterior mode."""
+    """Log K!, the number of labellings of the same posterior mode."""
     return math.lgamma(states + 1)

@@ -49,7 +49,7 @@ def inference_data(posterior: Posterior) -> Any:
         array = np.asarray(values)
         return array.reshape(chains, len(array) // chains, *array.shape[1:])
 
-    variables = {
+    variables: dict[str, Array | Tensor] = {
         "initial": posterior.draws.chain.initial[:, 0],
         "transition": posterior.draws.chain.transition[:, 0],
         "dwell": expected_dwell(posterior),

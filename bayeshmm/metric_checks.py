@@ -79,7 +79,7 @@ def saturated_metrics(runs: Runs) -> list[str]:
     still = np.nansum(increments == 0, axis=(0, 1)) / np.maximum(
         (~np.isnan(increments)).sum(axis=(0, 1)), 1
     )
-    return [name for name, share in zip(runs.metrics, still, strict=True) if share > MOSTLY_CONSTANT]
+    return [runs.metrics[j] for j in np.flatnonzero(still > MOSTLY_CONSTANT)]
 
 
 def _tied(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class Counts(NamedTuple):
-    """Expected or sampled numbers of first states (..., n, K) and of stays and jumps (..., n, K, K).
+    """Expected or sampled first states (..., n, K), stays and jumps (..., n, K, K).
 
     The diagonal of `transition` counts stays in rows past the dwell, the rest counts jumps.
     """
@@ -185,9 +185,7 @@ class TransitionPrior:
 
     def grid(self, batch: tuple[int, ...]) -> Grid:
         """Prior law of the hyper-parameters, with leading axes `batch`."""
-        return Grid(
-            self.log_exit_prior.expand(*batch, -1), self.log_jump_prior.expand(*batch, -1)
-        )
+        return Grid(self.log_exit_prior.expand(*batch, -1), self.log_jump_prior.expand(*batch, -1))
 
     def prior_law(self, grid: Grid) -> ChainPosterior:
         """Beta and Dirichlet laws at the expected parameters under `grid`."""
@@ -268,7 +266,9 @@ class TransitionPrior:
         for log in grid:
             flat = log.exp().reshape(-1, log.shape[-1])
             index = torch.multinomial(flat, 1, generator=generator)
-            drawn.append(torch.full_like(flat, -torch.inf).scatter(1, index, 0.0).reshape(log.shape))
+            drawn.append(
+                torch.full_like(flat, -torch.inf).scatter(1, index, 0.0).reshape(log.shape)
+            )
         return Grid(*drawn)
 
     def model(self) -> Chain:

@@ -22,7 +22,10 @@ Covariance = Literal["full", "diagonal"]
 class Emission(Protocol):
     """What a family of emissions has to say of itself."""
 
-    covariance: Covariance
+    @property
+    def covariance(self) -> Covariance:
+        """Whether the noise of a row is correlated between metrics."""
+        ...
 
     @property
     def groups(self) -> tuple[str, ...]:

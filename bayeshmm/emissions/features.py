@@ -52,9 +52,7 @@ class Memory:
     def observe(self, row: Array) -> None:
         """Take in a row, shape ``shape``; NaN entries are missing and leave the lags alone."""
         seen = ~np.isnan(row)
-        self._last[seen] = np.concatenate(
-            [row[seen][:, None], self._last[seen][:, :-1]], axis=-1
-        )
+        self._last[seen] = np.concatenate([row[seen][:, None], self._last[seen][:, :-1]], axis=-1)
         self._sum = self._decay * (self._sum + np.where(seen, row, 0.0)[..., None])
         self._weight = self._decay * (self._weight + seen[..., None])
 

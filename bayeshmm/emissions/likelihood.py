@@ -87,9 +87,9 @@ def log_likelihood(design: Design, law: Law) -> tuple[Tensor, tuple[Completion, 
     rows = -0.5 * (quadratic + noise[..., None, :]) * design.complete[:, :, None]
     completions = tuple(complete(design, pattern, law) for pattern in design.patterns)
     if completions:
-        run, row = (torch.cat([getattr(p, axis) for p in design.patterns]) for axis in ("run", "row"))
+        places = torch.cat([pattern.run * T + pattern.row for pattern in design.patterns])
         partial = torch.cat([completion.log_likelihood for completion in completions], -2)
-        flat = rows.flatten(-3, -2).index_copy(-2, run * T + row, partial)
+        flat = rows.flatten(-3, -2).index_copy(-2, places, partial)
         rows = flat.unflatten(-2, (N, T))
     return rows, completions
 
@@ -173,7 +173,9 @@ def complete(design: Design, pattern: Pattern, law: Law) -> Completion:
         factor = torch.linalg.cholesky(H[..., places, :][..., places])
         inverse = torch.cholesky_inverse(factor)
         known = torch.einsum(f"rv,...{r}kuv->...rku", z, by_row(H[..., places, :], 2))
-        guess = torch.einsum(f"...{r}kuv,...rkv->...rku", by_row(inverse, 2), g[..., places] - known)
+        guess = torch.einsum(
+            f"...{r}kuv,...rkv->...rku", by_row(inverse, 2), g[..., places] - known
+        )
         rows = rows.index_copy(-1, places, guess)
         block = torch.zeros_like(H[..., places, :]).index_copy(-1, places, inverse)
         covariance = covariance.index_copy(-2, places, block)
@@ -251,7 +253,7 @@ def _add_pattern(
     Each is a sum over rows r of weight times products of the past x and the completed present z,
     kept apart by the run n that the row belongs to.
     """
-    n, K = total.shape[-5], total.shape[-4]
+    n = total.shape[-5]
     D, P, R = design.layout.metrics, design.layout.past, design.layout.regressors
     w = weights[..., pattern.run, pattern.row, :]
     owner = pattern.run if n > 1 else torch.zeros_like(pattern.run)

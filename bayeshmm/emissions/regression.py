@@ -85,9 +85,7 @@ class NormalInverseGamma(NamedTuple):
         variance = self.rate / torch.empty(shape, dtype=torch.float64).copy_(
             _standard_gamma(self.shape.expand(shape), generator)
         )
-        noise = torch.randn(
-            (*size, *self.mean.shape), dtype=torch.float64, generator=generator
-        )
+        noise = torch.randn((*size, *self.mean.shape), dtype=torch.float64, generator=generator)
         factor = torch.linalg.cholesky(self.covariance)
         coefficients = self.mean + variance.sqrt()[..., None] * (factor @ noise[..., None])[..., 0]
         return Law(coefficients, 1.0 / variance, variance.log())
@@ -131,7 +129,7 @@ class Shrinkage(NamedTuple):
 
 
 class Precisions(NamedTuple):
-    """Values (or expectations) of the hyper-parameters ``lambda`` (..., n, G), ``psi`` (..., n, D)."""
+    """Values or expectations of the hyper-parameters lambda (..., n, G) and psi (..., n, D)."""
 
     groups: Tensor
     scales: Tensor
@@ -168,8 +166,9 @@ class RegressionPrior:
     def shrinkage(self, batch: tuple[int, ...]) -> Shrinkage:
         """Prior law of the hyper-parameters, with leading axes `batch`."""
         G, D = len(self.layout.group_names), self.layout.metrics
-        ones = torch.ones(*batch, G, dtype=torch.float64), torch.ones(
-            *batch, D, dtype=torch.float64
+        ones = (
+            torch.ones(*batch, G, dtype=torch.float64),
+            torch.ones(*batch, D, dtype=torch.float64),
         )
         return Shrinkage(
             ones[0] * self.group[0], ones[0] * self.group[1],

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bayeshmm import messages
-from bayeshmm.emissions.design import Design
+from bayeshmm.emissions.design import Design, Pattern
 from bayeshmm.emissions.likelihood import Completion, Law, log_likelihood, moments
 from bayeshmm.emissions.regression import Precisions
 from bayeshmm.encoding import Encoded
@@ -98,7 +98,10 @@ def sweep(prior: Prior, design: Design, state: State, generator: torch.Generator
         minimum_dwell=prior.minimum_dwell,
         uniforms=uniforms,
     )
-    filled = tuple(_impute(completion, design, i, generator) for i, completion in enumerate(completions))
+    filled = tuple(
+        _impute(completion, pattern, generator)
+        for completion, pattern in zip(completions, design.patterns, strict=True)
+    )
     weights = _one_hot(paths, prior.regression.states)
     conditional = prior.regression.posterior(*moments(design, weights, filled), state.precisions)
     law = conditional.sample(generator)
@@ -150,7 +153,11 @@ def sample(
         state = sweep(fit.prior, data.design, state, generator)
         if i > warmup and (i - warmup) % thin == 0:
             kept.append(state._replace(paths=state.paths.to(torch.int8)))
-    law = Law(*(_stack([s.law[i] for s in kept]) for i in range(3)))
+    law = Law(
+        _stack([state.law.coefficients for state in kept]),
+        _stack([state.law.precision for state in kept]),
+        _stack([state.law.log_variance for state in kept]),
+    )
     precisions = Precisions(*(_stack([s.precisions[i] for s in kept]) for i in range(2)))
     chain = Chain(*(_stack([s.chain[i] for s in kept]) for i in range(2)))
     return Draws(law, precisions, chain, _stack([s.paths for s in kept]).numpy(), chains)
@@ -188,25 +195,18 @@ def path_counts(paths: Tensor, states: int, minimum_dwell: int) -> Counts:
     return Counts(initial.to(torch.float64), transition)
 
 
-def _impute(
-    completion: Completion, design: Design, pattern: int, generator: torch.Generator
-) -> Completion:
+def _impute(completion: Completion, pattern: Pattern, generator: torch.Generator) -> Completion:
     """Replace the conditional law of the missing responses by one draw of it."""
-    missing = design.patterns[pattern].missing
+    missing = pattern.missing
     if not missing.any():
         return completion
-    which = design.patterns[pattern].run
     block = completion.covariance[..., missing, :][..., missing]
     factor = torch.linalg.cholesky(block)
-    factor = factor[..., which if factor.shape[-4] > 1 else torch.zeros_like(which), :, :, :]
-    noise = torch.randn(factor.shape[:-1], dtype=torch.float64, generator=generator)
+    shape = (*completion.response.shape[:-1], block.shape[-1])
+    noise = torch.randn(shape, dtype=torch.float64, generator=generator)
     places = missing.nonzero()[:, 0]
-    response = completion.response.index_add(
-        -1, places, (factor @ noise[..., None])[..., 0]
-    )
-    return Completion(
-        completion.log_likelihood, response, torch.zeros_like(completion.covariance)
-    )
+    response = completion.response.index_add(-1, places, (factor @ noise[..., None])[..., 0])
+    return Completion(completion.log_likelihood, response, torch.zeros_like(completion.covariance))
 
 
 def _one_hot(paths: Tensor, states: int) -> Tensor:

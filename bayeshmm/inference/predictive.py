@@ -75,7 +75,7 @@ def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> P
     bound = step.log_normaliser - posterior.divergence(law).sum((-1, -2))
     bound = bound - posterior_chain.divergence(chain)
     if fit.entry is not None and data.entry is not None:
-        bound = bound + _entry_density(fit.entry, data.entry, leave_out)
+        bound = bound + entry_density(fit.entry, data.entry, leave_out=leave_out)
     return Predictive(bound + data.log_jacobian, posterior, posterior_chain, step.states)
 
 
@@ -83,7 +83,9 @@ def _shared(fit: VariationalFit, data: Encoded) -> tuple[NormalInverseGamma, Cha
     """The posterior of the fit, a view of it for every new run."""
     N = len(data.design.lengths)
     return (
-        NormalInverseGamma(*(part.expand(N, *part.shape[1:]) for part in fit.parameters.regression)),
+        NormalInverseGamma(
+            *(part.expand(N, *part.shape[1:]) for part in fit.parameters.regression)
+        ),
         ChainPosterior(*(part.expand(N, *part.shape[1:]) for part in fit.parameters.chain)),
     )
 
@@ -105,8 +107,11 @@ def _others(part: Tensor) -> Tensor:
     return part.sum(0, keepdim=True) - part
 
 
-def _entry_density(entry: Entry, design: Design, leave_out: bool) -> Tensor:
-    """Log predictive density of the first values: exact where none is missing, (N,)."""
+def entry_density(entry: Entry, design: Design, *, leave_out: bool = False) -> Tensor:
+    """Log predictive density of the first values, (N,): exact where none is missing.
+
+    See `predict` for `leave_out`.
+    """
     weights = torch.ones(*design.complete.shape, 1, dtype=torch.float64)
     if leave_out:
         _, completions = log_likelihood(design, entry.regression.law)
@@ -114,9 +119,7 @@ def _entry_density(entry: Entry, design: Design, leave_out: bool) -> Tensor:
         law = entry.prior.posterior(_others(total), _others(counts), entry.shrinkage.expected)
     else:
         size = len(design.lengths)
-        law = NormalInverseGamma(
-            *(part.expand(size, *part.shape[1:]) for part in entry.regression)
-        )
+        law = NormalInverseGamma(*(part.expand(size, *part.shape[1:]) for part in entry.regression))
     rows, completions = log_likelihood(design, law.law)
     posterior = law
     for _ in range(SWEEPS if design.patterns else 1):

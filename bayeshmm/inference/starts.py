@@ -80,11 +80,13 @@ def _clusters(
 
 def _smoothed_features(design: Design, window: int = 5) -> NDArray[np.float64]:
     """Standardised running means of the past features and of log squared responses, (N, T, F)."""
-    N, T, D = design.response.shape
+    N, T, _ = design.response.shape
     size = torch.log(design.response.square() + 1e-3)
     raw = torch.cat([design.past.reshape(N, T, -1), design.response, size], -1)
     series = raw.movedim(-1, 1)
-    padded = torch.nn.functional.pad(series, (window // 2, window - 1 - window // 2), mode="replicate")
+    padded = torch.nn.functional.pad(
+        series, (window // 2, window - 1 - window // 2), mode="replicate"
+    )
     smooth = padded.unfold(-1, window, 1).mean(-1).movedim(1, -1).numpy()
     within = (np.arange(T) < design.lengths.numpy()[:, None])[..., None]
     mean = (smooth * within).sum((0, 1)) / within.sum()

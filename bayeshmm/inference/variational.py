@@ -1,15 +1,15 @@
 """Conjugate variational inference: many starts in one batch, the best one kept.
 
-``q = q(paths) q(coefficients, variances) q(hyper-parameters) q(transitions)``. Every update is exact
-and the bound never falls. The posterior over parameters that it gives is too narrow (states and
-parameters are taken as independent); it serves to find the mode, to choose the number of states
-and to start the exact sampler.
+``q = q(paths) q(coefficients, variances) q(hyper-parameters) q(transitions)``. Every update is
+exact and the bound never falls. The posterior over parameters that it gives is too narrow (states
+and parameters are taken as independent); it serves to find the mode, to choose the number of
+states and to start the exact sampler.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,6 @@ from bayeshmm.emissions.regression import NormalInverseGamma, RegressionPrior, S
 from bayeshmm.encoding import Encoded
 from bayeshmm.hmm import Prior
 from bayeshmm.transitions import Chain, ChainPosterior, Counts, Grid
-
-T = TypeVar("T")
 
 
 class Parameters(NamedTuple):
@@ -231,24 +229,22 @@ def fit_entry(prior: RegressionPrior | None, design: Design | None) -> Entry | N
     shrinkage = Shrinkage(*(torch.ones_like(part) for part in prior.shrinkage((1,))))
     completions = _blank(design, weights)
     bound = torch.tensor(-torch.inf, dtype=torch.float64)
-    for _ in range(500):
+    for _ in range(2000):
         law = prior.posterior(*moments(design, weights, completions), shrinkage.expected)
         shrinkage = prior.posterior_shrinkage(law.law)
         rows, completions = log_likelihood(design, law.law)
         before, bound = bound, rows.sum() - prior.divergence(law, shrinkage)[0]
-        if bound - before < 1e-6:
+        if bound - before < 1e-10:
             break
     return Entry(prior, law, shrinkage, bound)
 
 
-def take(tree: T, index: object) -> T:
+def take(tree: Any, index: int | Tensor) -> Any:
     """Index the leading axis of every tensor in nested tuples."""
     if isinstance(tree, Tensor):
-        return tree[index]  # type: ignore[index]
-    if isinstance(tree, tuple):
-        parts = [take(part, index) for part in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # type: ignore[call-arg]
-    return tree
+        return tree[index]
+    parts = [take(part, index) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
 
 
 def _blank(design: Design, states: Tensor) -> tuple[Completion, ...]:

@@ -124,10 +124,10 @@ def _compress(
     ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     ax.axhspan(least, bend, color="#F1F1F1", linewidth=0, zorder=-1)
     ax.text(
-        *(0.99, _COMPRESSED - 0.02, "compressed scale"),
+        *(0.99, 0.02, "compressed scale"),
         transform=ax.transAxes,
         ha="right",
-        va="top",
+        va="bottom",
         fontsize="small",
         color=MUTED,
     )

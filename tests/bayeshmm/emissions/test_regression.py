@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from evidence import log_evidence
 from small_designs import design_of, random_values
 
 from bayeshmm.emissions import Autoregressive, Gaussian
@@ -25,34 +26,6 @@ def precisions(layout, seed=0):
         torch.from_numpy(rng.gamma(2.0, 1.0, (1, len(layout.group_names)))),
         torch.from_numpy(rng.gamma(2.0, 1.0, (1, layout.metrics))),
     )
-
-
-def log_evidence(design, values: Precisions, noise_shape=1.0):
-    """Evidence of one state by the marginal Student-t of every equation's responses."""
-    total = 0.0
-    rows = design.complete.reshape(-1)
-    layout = design.layout
-    for j in range(layout.metrics):
-        size = layout.past + (j if layout.full else 0)
-        X = design.regressors[j][rows][:, :size]
-        z = design.regressors[j][rows][:, -1]
-        past = values.groups[0][layout.group_index]
-        scale = torch.cat([past, values.scales[0, :j]])[:size]
-        a = noise_shape + (0.5 * j if layout.full else 0.0)
-        psi = values.scales[0, j]
-        covariance = psi / (2 * a) * (
-            torch.eye(len(z), dtype=torch.float64) + X @ torch.diag(1 / scale) @ X.T
-        )
-        n, nu = len(z), 2 * a
-        distance = z @ torch.linalg.solve(covariance, z)
-        total += (
-            math.lgamma((nu + n) / 2)
-            - math.lgamma(nu / 2)
-            - 0.5 * n * math.log(nu * math.pi)
-            - 0.5 * torch.linalg.slogdet(covariance)[1]
-            - 0.5 * (nu + n) * torch.log1p(distance / nu)
-        )
-    return float(total)
 
 
 def fixed_bound(design, values: Precisions):

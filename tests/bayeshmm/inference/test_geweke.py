@@ -89,7 +89,9 @@ def largest_z(family, sweep, sweeps=SWEEPS, seed=0):
     """Largest |z| over the statistics, and its 1 % limit."""
     joint = Joint(family)
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-    marginal = np.array([joint.statistics(joint.prior_state(generator, rng)) for _ in range(sweeps)])
+    marginal = np.array(
+        [joint.statistics(joint.prior_state(generator, rng)) for _ in range(sweeps)]
+    )
     state, chain = joint.prior_state(generator, rng), []
     for _ in range(sweeps):
         state = sweep(joint.prior, joint.design(state, rng), state, generator)
@@ -127,5 +129,3 @@ def test_a_planted_error_is_found():
 
     z, limit = largest_z(Gaussian(), wrong, sweeps=2000)
     assert z > limit
-
-

@@ -84,9 +84,10 @@ def test_graph_of_a_gradient_is_the_same_gradient():
 
 def test_second_derivatives_where_one_input_is_computed_from_another():
     def value(scalar: Tensor) -> Tensor:
-        log_transition = (scalar * torch.arange(4.0).double().reshape(2, 2)).log_softmax(-1)
-        rows = log_transition.sum(-1)[None] * torch.tensor([[1.0], [-2.0], [0.5]]).double()
-        return messages.log_marginal(log_transition[0], log_transition, rows)
+        log_initial = (scalar * torch.arange(2.0).double()).log_softmax(-1)
+        log_transition = torch.stack([log_initial, 2 * log_initial])
+        rows = log_initial * torch.tensor([[1.0], [-2.0], [0.5]]).double()
+        return messages.log_marginal(log_initial, log_transition, rows)
 
     x = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     assert gradcheck(value, x)

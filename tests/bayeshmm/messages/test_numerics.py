@@ -29,6 +29,25 @@ def test_one_path_left_by_zeros_is_not_underflowed(messages):
     torch.testing.assert_close(got, tensor(-10000.902288953475), rtol=0, atol=1e-11)
 
 
+def test_a_move_of_tiny_probability_does_not_hide_a_better_path(messages, backend):
+    """The best state before the change makes a move of e^-700, another, 660 nats behind, of 1."""
+    inf = torch.inf
+    log_initial = tensor([0.0, 0.0, 0.0])
+    log_transition = tensor([[0.0, -inf, -700.0], [-inf, -inf, 0.0], [-inf, -inf, 0.0]])
+    rows = tensor([[0.0, -660.0, -inf], [-inf, -inf, 0.0]])
+    answer = tensor(-660.0)  # and e^-40 of that
+    inputs = (log_initial, log_transition, rows)
+    chain = check(*inputs)
+    torch.testing.assert_close(messages.log_marginal(*inputs), answer, rtol=0, atol=1e-12)
+    torch.testing.assert_close(backend.filter(chain)[1].sum(), answer, rtol=0, atol=1e-12)
+    # The same, run backwards: the tiny move leads to what fits best later.
+    log_transition = tensor([[-inf, -700.0, 0.0], [-inf, 0.0, -inf], [-inf, -inf, 0.0]])
+    rows = tensor([[0.0, -inf, -inf], [-inf, 0.0, -660.0]])
+    inputs = (log_initial, log_transition, rows)
+    torch.testing.assert_close(messages.log_marginal(*inputs), answer, rtol=0, atol=1e-12)
+    torch.testing.assert_close(messages.smooth(*inputs)[1, 2], tensor(1.0), rtol=0, atol=1e-12)
+
+
 def phases_with_shared_noise(third: str | None) -> tuple[Tensor, Tensor, Tensor]:
     """Two phases of 50 000 rows, 1e4 nats a row apart, and noise of +-9000 common to both.
 

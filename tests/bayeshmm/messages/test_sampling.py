@@ -82,15 +82,26 @@ def test_several_draws_share_the_runs(messages):
             assert torch.equal(got[draw, :, column, None], alone)
 
 
+def test_a_uniform_on_a_boundary_belongs_to_the_state_above(messages):
+    zeros = torch.zeros(4, dtype=torch.float64)
+    uniforms = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.25, 0.0], dtype=torch.float64)
+    path = messages.sample_paths(zeros, zeros.expand(4, 4), zeros.expand(6, 4), uniforms=uniforms)
+    assert path.tolist() == [0, 1, 2, 3, 1, 0]
+
+
 def test_states_without_probability_are_never_drawn(messages):
-    log_initial = torch.tensor([0.0, 0.5, 0.5, 0.0], dtype=torch.float64).log()
-    log_transition = log_initial.expand(4, 4)
-    rows = torch.zeros(6, 4, dtype=torch.float64)
-    almost_one = math.nextafter(1.0, 0.0)
-    ends = [[0.0] * 6, [almost_one] * 6, [0.0, almost_one] * 3]
-    uniforms = torch.tensor(ends, dtype=torch.float64)
-    got = messages.sample_paths(log_initial, log_transition, rows, uniforms=uniforms)
-    assert got.tolist() == [[1] * 6, [2] * 6, [1, 2, 1, 2, 1, 2]]
+    """Not even where rounding leaves a cumulative sum below the uniform."""
+    g = torch.Generator().manual_seed(8)
+    possible = torch.tensor([False, True, True, True, False])
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, generator=g).masked_fill(~possible, -torch.inf)
+        for shape in ((5,), (5, 5))
+    ]
+    rows = torch.randn(100, 50, 5, dtype=torch.float64, generator=g)
+    for uniform, state in ((0.0, 1), (math.nextafter(1.0, 0.0), 3)):
+        uniforms = torch.full((50,), uniform, dtype=torch.float64)
+        path = messages.sample_paths(*inputs, rows, uniforms=uniforms)
+        assert (path == state).all()
 
 
 def test_backends_draw_the_same_paths(monkeypatch):
