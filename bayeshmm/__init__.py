@@ -13,7 +13,7 @@ from bayeshmm.comparison import Comparison, ComparisonWarning, compare
 from bayeshmm.emissions.families import Autoregressive, Emission, Gaussian
 from bayeshmm.fitting import ConvergenceWarning, fit
 from bayeshmm.hmm import HMM
-from bayeshmm.metric_checks import MetricWarning
+from bayeshmm.metric_checks import MetricWarning, SpacingWarning
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
 from bayeshmm.storage import load
@@ -31,6 +31,7 @@ __all__ = [
     "MetricWarning",
     "Posterior",
     "Runs",
+    "SpacingWarning",
     "agreement",
     "compare",
     "fit",

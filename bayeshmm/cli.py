@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,11 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     chosen = parser.parse_args(arguments)
-    try:
-        return _analyze(chosen)
-    except (ValueError, OSError) as error:
-        print(f"bayeshmm: {error}", file=sys.stderr)
-        return 2
+    with warnings.catch_warnings():
+        warnings.showwarning = _say
+        try:
+            return _analyze(chosen)
+        except (ValueError, OSError) as error:
+            print(f"bayeshmm: {error}", file=sys.stderr)
+            return 2
+
+
+def _say(message: Warning | str, *_: object, **__: object) -> None:
+    """Show a warning without the line of code that it comes from."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _analyze(chosen: argparse.Namespace) -> int:

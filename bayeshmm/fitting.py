@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
-import arviz as az
 import numpy as np
 import pandas as pd
 
+from bayeshmm._arviz import az
 from bayeshmm.emissions.families import Emission
 from bayeshmm.encoding import Encoded, Encoding
 from bayeshmm.hmm import HMM

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-import arviz as az
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeshmm import messages
+from bayeshmm._arviz import az
 from bayeshmm.emissions.likelihood import Law, log_likelihood
 from bayeshmm.transitions import Chain, chain_logs
 

@@ -21,14 +21,28 @@ class MetricWarning(UserWarning):
     """A metric that the model can make little of; the message names it and the mend."""
 
 
+class SpacingWarning(UserWarning):
+    """Rows that are not evenly spaced in steps; the message names them."""
+
+
 def warn_of_metrics(runs: Runs) -> None:
-    """Warn of metrics that are functions of others, and of metrics that hardly move.
+    """Warn of metrics that are functions of others or hardly move, and of uneven rows.
 
     Warns
     -----
     MetricWarning
         Naming the metrics and the mend.
+    SpacingWarning
+        Naming the run and the rows.
     """
+    uneven = runs.uneven_spacing()
+    if uneven is not None:
+        warnings.warn(
+            f"{uneven}. Every row counts as one step of the model, so dwell times and laws of "
+            "motion are per logged row; times are still reported in training steps.",
+            SpacingWarning,
+            stacklevel=3,
+        )
     dependent = dependent_metrics(runs)
     if dependent:
         listed = "; ".join(f"{name!r} of {', '.join(others)}" for name, others in dependent.items())

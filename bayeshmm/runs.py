@@ -249,8 +249,7 @@ class Runs:
         ------
         ValueError
             If there is no metric or more than 20, a run has one row or lacks a metric altogether, a
-            metric never changes within any run, or the rows are not evenly spaced in steps. The
-            message names the run, the metric and the mend.
+            metric never changes within any run. The message names the run, the metric and the mend.
         """
         if not 1 <= len(self.metrics) <= MODELLED_AT_MOST:
             raise ValueError(
@@ -281,20 +280,18 @@ class Runs:
                     "runs.select([...]); if it is a setting of the run, name it in "
                     "Runs.from_dataframe(df, attributes=...)"
                 )
-        if self.step_gap is None:
-            self._name_uneven_steps()
 
-    def _name_uneven_steps(self) -> None:
-        """Raise for the first two rows that are not as far apart as most are."""
+    def uneven_spacing(self) -> str | None:
+        """Name the first two rows that are not as far apart as most are; None if there are none."""
+        if self.step_gap is not None or (self.lengths < 2).all():
+            return None
         gaps, within = np.diff(self.steps), self.steps[:, 1:] >= 0
         sizes, counts = np.unique(gaps[within], return_counts=True)
         usual = sizes[counts.argmax()]
         run, row = np.argwhere(within & (gaps != usual))[0]
-        offset = self.steps[run, 0] % usual
-        raise ValueError(
+        return (
             f"run {self.names[run]!r}: the rows of steps {self.steps[run, row]} and "
-            f"{self.steps[run, row + 1]} are not {usual} steps apart, as most rows are: keep rows "
-            f"that are evenly spaced, for example df[df['step'] % {usual} == {offset}]"
+            f"{self.steps[run, row + 1]} are not {usual} steps apart, as most rows are"
         )
 
     def __repr__(self) -> str:

@@ -13,16 +13,17 @@ ROOT = Path(__file__).parents[1]
 # From the ground up. A module of `bayeshmm` imports from its own row and the rows above it in this
 # list; "" is the package itself, whose `__init__` gathers the public names.
 ROWS = (
-    {"messages", "alignment"},
+    {"messages", "alignment", "_arviz"},
     {"tidy", "sources", "runs", "audit"},
     {"scaling", "metric_checks"},
-    {"initial", "transitions", "emissions"},
+    {"transitions", "emissions"},
     {"encoding"},
     {"hmm"},
     {"inference"},
     {"posterior", "inference_data", "visits", "phases", "attribution"},
-    {"storage", "fitting", "comparison"},
+    {"storage", "fitting", "comparison", "events"},
     {"plots"},
+    {"analysis"},
     {""},
     {"cli"},
 )
@@ -38,7 +39,7 @@ LIBRARIES = {
     "runs": {"numpy", "pandas"},
     "plots": {"matplotlib", "networkx", "numpy", "pandas", "xarray"},
 }
-DRAWS = {"plots", "cli"}
+DRAWS = {"plots", "analysis", "cli"}
 READS_STORE = {"sources", "audit"}
 # methods that hand over to a room above when they are called: `Comparison.plot`, `Posterior.save`
 HANDS_OVER = {("comparison", "plots"), ("posterior", "storage")}

@@ -1,6 +1,7 @@
 """The compiled backend: from broadcasting tensors to flat arrays that runs point into."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numba
@@ -11,6 +12,7 @@ from torch import Tensor
 from bayeshmm.messages import backward, filtering, forward, reference
 from bayeshmm.messages.chain import Array, Chain, ExpectedCounts, Viterbi
 
+WORK_PER_THREAD = 1 << 12  # rows times states; another thread costs more than it saves below it
 MESSAGES_PER_THREAD = 1 << 19  # numbers (4 MB)
 
 
@@ -48,8 +50,9 @@ def log_marginal(chain: Chain) -> Tensor:
         values: Tensor = _LogMarginal.apply(*inputs, chain.detach())
         return values
     values = torch.empty(chain.batch, dtype=torch.float64)
-    for _ in _look_back(_runs(chain), _flat(values, 0)):
-        pass
+    with _threads(chain):
+        for _ in _look_back(_runs(chain), _flat(values, 0)):
+            pass
     return values
 
 
@@ -102,8 +105,9 @@ def expected_counts(chain: Chain) -> ExpectedCounts:
     events: list[tuple[int, ...]] = [(), (K,), chain.log_transition.shape[-3:], (T, K), (T, K)]
     counts = [torch.empty((*chain.batch, *event), dtype=torch.float64) for event in events]
     flat = [_flat(count, len(event)) for count, event in zip(counts, events, strict=True)]
-    for part, runs, messages in _look_back(_runs(chain), flat[0]):
-        forward.count(tuple(runs), tuple(messages), *(count[part] for count in flat))
+    with _threads(chain):
+        for part, runs, messages in _look_back(_runs(chain), flat[0]):
+            forward.count(tuple(runs), tuple(messages), *(count[part] for count in flat))
     if not chain.per_step:
         counts[2] = counts[2].squeeze(-3)
     return ExpectedCounts(*counts)
@@ -114,7 +118,8 @@ def filter(chain: Chain) -> tuple[Tensor, Tensor]:
     T, K = chain.log_likelihood.shape[-2:]
     probability = torch.empty((*chain.batch, T, K), dtype=torch.float64)
     log_predictive = torch.empty((*chain.batch, T), dtype=torch.float64)
-    filtering.filter_runs(tuple(_runs(chain)), _flat(probability, 2), _flat(log_predictive, 1))
+    with _threads(chain):
+        filtering.filter_runs(tuple(_runs(chain)), _flat(probability, 2), _flat(log_predictive, 1))
     return probability, log_predictive
 
 
@@ -141,11 +146,23 @@ def _walk(chain: Chain, uniforms: Tensor, path: Tensor, *, maximise: bool) -> Te
     draws = np.argsort(owner, kind="stable").reshape(
         len(density), len(paths) // max(1, len(density))
     )
-    for part, runs, messages in _look_back(_runs(chain), density, maximise=maximise):
-        forward.walk(
-            tuple(runs), tuple(messages), density[part], draws[part], uniform, paths, maximise
-        )
+    with _threads(chain):
+        for part, runs, messages in _look_back(_runs(chain), density, maximise=maximise):
+            args = density[part], draws[part], uniform, paths, maximise
+            forward.walk(tuple(runs), tuple(messages), *args)
     return values
+
+
+@contextmanager
+def _threads(chain: Chain) -> Iterator[None]:
+    """Use no more threads than the work is worth; the setting is the caller's own and restored."""
+    allowed = numba.get_num_threads()
+    work = chain.batch.numel() * chain.log_likelihood.shape[-2:].numel()
+    numba.set_num_threads(max(1, min(allowed, work // WORK_PER_THREAD)))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(allowed)
 
 
 def _runs(chain: Chain) -> Runs:

@@ -410,8 +410,12 @@ class TestCheckModelled:
 
     def test_uneven_steps(self):
         tidy = frame(lengths=(4, 3)).assign(step=[1, 11, 21, 31, 1, 11, 26])
-        with refused("run 'b': the rows of steps 11 and 26", "10 steps", "df['step'] % 10 == 1"):
-            Runs.from_dataframe(tidy).check_modelled()
+        said = Runs.from_dataframe(tidy).uneven_spacing()
+        assert said is not None
+        assert "run 'b': the rows of steps 11 and 26 are not 10 steps apart" in said
+
+    def test_even_steps(self):
+        assert Runs.from_dataframe(frame()).uneven_spacing() is None
 
 
 class TestFiles:

@@ -19,7 +19,7 @@ from bayeshmm.transitions import TransitionPrior
 
 K, D, DWELL = 3, 2, 2
 LENGTHS = [7, 6]
-SWEEPS = 6000
+SWEEPS = 3000
 
 
 class Joint:
@@ -129,3 +129,10 @@ def test_a_planted_error_is_found():
 
     z, limit = largest_z(Gaussian(), wrong, sweeps=2000)
     assert z > limit
+
+
+@pytest.mark.calibration
+@pytest.mark.parametrize("seed", [1, 2])
+def test_gibbs_leaves_the_prior_invariant_over_a_long_run(seed):
+    z, limit = largest_z(Autoregressive(lags=2), gibbs.sweep, sweeps=20000, seed=seed)
+    assert z < limit

@@ -195,8 +195,10 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
     try:
         for number, memory in ((1, 1 << 19), (numba.config.NUMBA_NUM_THREADS, 1)):
             numba.set_num_threads(number)
+            monkeypatch.setattr(kernel, "WORK_PER_THREAD", 1)
             monkeypatch.setattr(kernel, "MESSAGES_PER_THREAD", memory)
             results.append(everything(public, inputs, [1, 4, 2], LENGTHS))
+            assert numba.get_num_threads() == number
     finally:
         numba.set_num_threads(threads)
     assert_same(kernel, *results)
