@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,65 +10,23 @@ from functools import cached_property
 import joblib
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bayeshmm import messages
+from bayeshmm import defaults
 from bayeshmm.emissions.families import Emission
-from bayeshmm.emissions.likelihood import Law, log_likelihood
-from bayeshmm.emissions.regression import NormalInverseGamma
-from bayeshmm.encoding import Encoded, Encoding
 from bayeshmm.fitting import draw
-from bayeshmm.hmm import HMM, label_symmetries
-from bayeshmm.inference.predictive import predict
-from bayeshmm.inference.search import refine, search
-from bayeshmm.inference.variational import VariationalFit
+from bayeshmm.hmm import HMM
 from bayeshmm.metric_checks import warn_of_metrics
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
+from bayeshmm.scoring import FEWEST_RUNS, Candidate, fit_candidate, per_row
 from bayeshmm.transitions import Dirichlet
-
-TOLERANCE = 0.5
-"""Nats per row of held-out runs that a further phase must be worth."""
-
-FEWEST_RUNS = 5
-"""Runs below which a score of held-out runs is not worth having."""
-
-AHEAD = 2 / 3
-"""Share of each run that the one-step-ahead score learns from; the rest is predicted."""
 
 Key = tuple[str, int]
 
 
 class ComparisonWarning(UserWarning):
     """The comparison cannot tell what it was asked; the message says why and what would."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One fitted model of the comparison.
-
-    Attributes
-    ----------
-    hmm, encoding, mode, restarts
-        The model and its best mode on all runs.
-    held_out
-        Log density of each run under a fit that has not seen it, (N,); NaN with too few runs.
-    ahead
-        One-step-ahead log density a row of the last third of the runs, from a fit to the first
-        two thirds; NaN where `held_out` exists.
-    elbo, bic
-        On all runs, in the units of the data.
-    """
-
-    hmm: HMM
-    encoding: Encoding
-    mode: VariationalFit
-    restarts: pd.DataFrame
-    held_out: NDArray[np.float64]
-    ahead: float
-    elbo: float
-    bic: float
 
 
 class Posteriors(Mapping[Key, Posterior]):
@@ -207,13 +164,13 @@ def compare(
     states: Iterable[int] = range(1, 9),
     emission: str | Emission | Sequence[str | Emission] = "autoregressive",
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float = defaults.TOLERANCE,
     folds: int | None = None,
     metrics: str | Iterable[str] | None = None,
     transition: Dirichlet | None = None,
     minimum_dwell: int | None = None,
-    restarts: int = 16,
-    draws: int = 1000,
+    restarts: int = defaults.RESTARTS,
+    draws: int = defaults.DRAWS,
     log: Sequence[str] | Mapping[str, float] = (),
     jobs: int = 1,
     seed: int = 0,
@@ -273,7 +230,7 @@ def compare(
         hmm.check(runs)
     warn_of_metrics(runs)
     work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(_candidate)(runs, hmm, members, restarts, log, seed)
+        joblib.delayed(fit_candidate)(runs, hmm, members, restarts, log, seed)
         for hmm in models.values()
     )
     fitted = tqdm(work, total=len(models), desc="models", disable=not progress)
@@ -302,72 +259,6 @@ def _labels(named: Sequence[str | Emission]) -> dict[str, Emission]:
     return labels
 
 
-def _candidate(
-    runs: Runs,
-    hmm: HMM,
-    members: list[list[str]],
-    restarts: int,
-    log: Sequence[str] | Mapping[str, float],
-    seed: int,
-) -> Candidate:
-    encoding, data = hmm.encode(runs, log)
-    floors = dict(encoding.scaling.floors)
-    mode, starts = search(hmm.prior(runs), data, restarts, seed)
-    held_out = np.full(len(runs), np.nan)
-    ahead = math.nan
-    if len(runs) >= FEWEST_RUNS:
-        for held in members:
-            rest = [n for n, name in enumerate(runs.names) if name not in held]
-            training = runs.subset([runs.names[n] for n in rest])
-            units, seen = hmm.encode(training, floors)
-            warm = mode.states[rest, : training.steps.shape[1]]
-            refitted = refine(hmm.prior(runs), seen, warm)
-            score = predict(refitted, units.encode(runs.subset(held))).log_density.numpy()
-            held_out[[runs.names.index(name) for name in held]] = score
-    else:
-        ahead = _step_ahead(runs, hmm, floors, mode)
-    jacobian = float(data.log_jacobian.sum())
-    return Candidate(
-        hmm=hmm,
-        encoding=encoding,
-        mode=mode,
-        restarts=starts,
-        held_out=held_out,
-        ahead=ahead,
-        elbo=mode.bound + jacobian + label_symmetries(hmm.states),
-        bic=_bic(mode, data, float(runs.lengths.sum())),
-    )
-
-
-def _step_ahead(runs: Runs, hmm: HMM, floors: Mapping[str, float], mode: VariationalFit) -> float:
-    """Log density a row of the last third of the rows, each given the rows before it.
-
-    The parameters are the posterior means of a fit to the first two thirds.
-    """
-    border = np.maximum(2, (AHEAD * runs.lengths).astype(int))
-    frame = runs.to_dataframe()
-    row = frame.groupby("run", sort=False).cumcount().to_numpy()
-    limit = frame["run"].map(dict(zip(runs.names, border, strict=True))).to_numpy()
-    early = Runs.from_dataframe(frame[row < limit], metrics=runs.metrics)
-    units, seen = hmm.encode(early, floors)
-    fitted = refine(hmm.prior(runs), seen, mode.states[:, : early.steps.shape[1]])
-    law = plug_in(fitted.parameters.regression)
-    chain = fitted.parameters.chain.mean.log
-    totals = []
-    for some in (runs, early):
-        data = units.encode(some)
-        rows, _ = log_likelihood(data.design, law)
-        total = messages.log_marginal(
-            chain.initial,
-            chain.transition,
-            rows,
-            lengths=data.design.lengths,
-            minimum_dwell=fitted.prior.minimum_dwell,
-        )
-        totals.append(float((total + data.log_jacobian).sum()))
-    return (totals[0] - totals[1]) / float((runs.lengths - border).sum())
-
-
 def _table(runs: Runs, candidates: Mapping[Key, Candidate]) -> pd.DataFrame:
     rows_per_run = runs.lengths.astype(float)
     total = rows_per_run.sum()
@@ -375,8 +266,8 @@ def _table(runs: Runs, candidates: Mapping[Key, Candidate]) -> pd.DataFrame:
     best = max(scores, key=lambda key: np.nan_to_num(scores[key].sum(), nan=-np.inf))
     records = []
     for one in candidates.values():
-        elpd, elpd_se = _per_row(one.held_out, rows_per_run)
-        difference, diff_se = _per_row(one.held_out - scores[best], rows_per_run)
+        elpd, elpd_se = per_row(one.held_out, rows_per_run)
+        difference, diff_se = per_row(one.held_out - scores[best], rows_per_run)
         share = one.mode.states.sum((0, 1)) / total
         records.append(
             {
@@ -408,43 +299,7 @@ def _table(runs: Runs, candidates: Mapping[Key, Candidate]) -> pd.DataFrame:
     return table
 
 
-def _per_row(scores: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean of run scores per row, and its standard error over runs (a ratio estimate)."""
-    mean = scores.sum() / rows.sum()
-    spread = scores - mean * rows
-    N = len(scores)
-    return float(mean), float(np.sqrt(N / max(N - 1, 1) * (spread**2).sum()) / rows.sum())
-
-
 def _restart_agreement(restarts: pd.DataFrame) -> float:
     """Mean agreement with the best of the starts that were followed longest, the best aside."""
     others = restarts[restarts["converged"]].iloc[1:]
     return float(others["agreement"].mean()) if len(others) else 1.0
-
-
-def _bic(mode: VariationalFit, data: Encoded, rows: float) -> float:
-    """BIC at the posterior means: -2 log likelihood + parameters x log rows."""
-    parameters = mode.parameters
-    chain = parameters.chain.mean.log
-    densities, _ = log_likelihood(data.design, plug_in(parameters.regression))
-    total = messages.log_marginal(
-        chain.initial,
-        chain.transition,
-        densities,
-        lengths=data.design.lengths,
-        minimum_dwell=mode.prior.minimum_dwell,
-    )
-    K, layout = mode.prior.regression.states, data.design.layout
-    free = K * (int(layout.active.sum()) + layout.metrics) + K**2 - 1
-    likelihood = float((total + data.log_jacobian).sum())
-    if mode.entry is not None and data.entry is not None:
-        first, _ = log_likelihood(data.entry, plug_in(mode.entry.regression))
-        likelihood += float(first.sum())
-        free += int(data.entry.layout.active.sum()) + layout.metrics
-    return -2.0 * likelihood + free * math.log(rows)
-
-
-def plug_in(law: NormalInverseGamma) -> Law:
-    """Posterior means taken for the parameters."""
-    mean = law.law
-    return Law(mean.coefficients, mean.precision, -mean.precision.log())

@@ -9,6 +9,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
+from bayeshmm import defaults
 from bayeshmm._arviz import az
 from bayeshmm.emissions.families import Emission
 from bayeshmm.encoding import Encoded, Encoding
@@ -39,8 +40,8 @@ def fit(
     transition: Dirichlet | None = None,
     minimum_dwell: int | None = None,
     inference: Inference = "auto",
-    restarts: int = 16,
-    draws: int = 1000,
+    restarts: int = defaults.RESTARTS,
+    draws: int = defaults.DRAWS,
     log: Sequence[str] | Mapping[str, float] = (),
     seed: int = 0,
     progress: bool = True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyro
@@ -12,7 +13,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from bayeshmm import messages
+from bayeshmm import defaults, messages
 from bayeshmm.emissions.families import Emission, layout, named_emission
 from bayeshmm.emissions.layout import Layout
 from bayeshmm.emissions.likelihood import Law, log_likelihood
@@ -20,9 +21,6 @@ from bayeshmm.emissions.regression import Precisions, RegressionPrior
 from bayeshmm.encoding import Encoded, Encoding
 from bayeshmm.runs import Runs
 from bayeshmm.transitions import Dirichlet, TransitionPrior
-
-DEFAULT_DWELL = 10
-"""Rows that a phase must last at least, in runs of 100 rows or more."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class HMM:
         """Minimum dwell for `runs`, in rows."""
         if self.minimum_dwell is not None:
             return int(self.minimum_dwell)
-        return max(1, min(DEFAULT_DWELL, int(np.median(runs.lengths)) // 10))
+        return max(1, min(defaults.MINIMUM_DWELL, int(np.median(runs.lengths)) // 10))
 
     def prior(self, runs: Runs) -> Prior:
         """The parts of the model for `runs`."""
@@ -162,9 +160,7 @@ class HMM:
         subsample_size
             Runs per step, drawn by Pyro's plate; None takes all.
         """
-        self.check(runs)
-        prior = self.prior(runs)
-        _, data = self.encode(runs)
+        prior, data = _prepared(self, runs)
         chain = prior.transition.model().log
         law = regression_model(prior.regression, "")
         rows, _ = log_likelihood(data.design, law)
@@ -181,6 +177,13 @@ class HMM:
             total = total + first[..., 0, 0]
         with pyro.plate("runs", len(runs), subsample_size=subsample_size) as index:
             pyro.factor("log_marginal", total[..., index])
+
+
+@lru_cache(maxsize=2)
+def _prepared(hmm: HMM, runs: Runs) -> tuple[Prior, Encoded]:
+    """What every step of an inference on the same runs needs again."""
+    hmm.check(runs)
+    return hmm.prior(runs), hmm.encode(runs)[1]
 
 
 def regression_model(prior: RegressionPrior, prefix: str) -> Law:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up. A module of `bayeshmm` imports from its own row and the rows above it in this
 # list; "" is the package itself, whose `__init__` gathers the public names.
 ROWS = (
-    {"messages", "alignment", "_arviz"},
+    {"messages", "alignment", "defaults", "_arviz"},
     {"tidy", "sources", "runs", "audit"},
     {"scaling", "metric_checks"},
     {"transitions", "emissions"},
@@ -21,7 +21,7 @@ ROWS = (
     {"hmm"},
     {"inference"},
     {"posterior", "inference_data", "visits", "phases", "attribution"},
-    {"storage", "fitting", "comparison", "events"},
+    {"storage", "fitting", "scoring", "comparison", "events"},
     {"plots"},
     {"analysis"},
     {""},

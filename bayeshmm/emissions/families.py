@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bayeshmm import defaults
 from bayeshmm.emissions.design import Design
 from bayeshmm.emissions.features import past
 from bayeshmm.emissions.layout import Layout
@@ -55,7 +56,7 @@ class Gaussian:
         ``"full"``: the metrics' noise is correlated within a row; ``"diagonal"``: it is not.
     """
 
-    covariance: Covariance = "full"
+    covariance: Covariance = defaults.COVARIANCE
 
     def __post_init__(self) -> None:
         _check_covariance(self.covariance)
@@ -98,9 +99,9 @@ class Autoregressive:
     Corsi (2009), "A simple approximate long-memory model of realized volatility".
     """
 
-    lags: int = 5
-    half_lives: Sequence[float] = ()
-    covariance: Covariance = "full"
+    lags: int = defaults.LAGS
+    half_lives: Sequence[float] = defaults.HALF_LIVES
+    covariance: Covariance = defaults.COVARIANCE
 
     def __post_init__(self) -> None:
         _check_covariance(self.covariance)

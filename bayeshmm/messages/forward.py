@@ -147,22 +147,21 @@ def _walk(
     t = state = 0
     while t < n:
         s = t - 1 if per_step else 0
-        if t > 0 and not maximise and total[t - 1, state] > 0.0:
+        weights = 0.0  # their sum, if they are linear already
+        if t == 0:
+            weight[:] = log_initials[initial] + entry[0]
+        elif maximise or total[t - 1, state] == 0.0:
+            _score(log_transition[s, state], entry[t], free[t], state, weight)
+        else:
             weights = total[t - 1, state]
             for j in range(K):
                 weight[j] = jump[s, state, j] * entry_weight[t, j]
             weight[state] = stay[s, state] * free_weight[t, state]
-            chosen = _invert(weight, weights, uniforms[t])
+        if maximise:
+            chosen = np.argmax(weight)
         else:
-            if t == 0:
-                weight[:] = log_initials[initial] + entry[0]
-            else:
-                _score(log_transition[s, state], entry[t], free[t], state, weight)
-            if maximise:
-                chosen = np.argmax(weight)
-            else:
-                weights = _exponentiate(weight)
-                chosen = _invert(weight, weights, uniforms[t])
+            weights = weights or _exponentiate(weight)
+            chosen = _invert(weight, weights, uniforms[t])
         end = t + 1 if chosen == state and t > 0 else min(t + dwell[chosen], n)
         path[t:end] = chosen
         t, state = end, chosen

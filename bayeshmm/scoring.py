@@ -1,0 +1,169 @@
+"""Scores of one model: how well it predicts runs, or rows, that it has not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeshmm import messages
+from bayeshmm.emissions.likelihood import Law, log_likelihood
+from bayeshmm.emissions.regression import NormalInverseGamma
+from bayeshmm.encoding import Encoded, Encoding
+from bayeshmm.hmm import HMM, label_symmetries
+from bayeshmm.inference.predictive import predict
+from bayeshmm.inference.search import refine, search
+from bayeshmm.inference.variational import VariationalFit
+from bayeshmm.runs import Runs
+
+FEWEST_RUNS = 5
+"""Runs below which a score of held-out runs is not worth having."""
+
+AHEAD = 2 / 3
+"""Share of each run that the one-step-ahead score learns from; the rest is predicted."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One fitted model of the comparison.
+
+    Attributes
+    ----------
+    hmm, encoding, mode, restarts
+        The model and its best mode on all runs.
+    held_out
+        Log density of each run under a fit that has not seen it, (N,); NaN with too few runs.
+    ahead
+        One-step-ahead log density a row of the last third of the runs, from a fit to the first
+        two thirds; NaN where `held_out` exists.
+    elbo, bic
+        On all runs, in the units of the data.
+    """
+
+    hmm: HMM
+    encoding: Encoding
+    mode: VariationalFit
+    restarts: pd.DataFrame
+    held_out: NDArray[np.float64]
+    ahead: float
+    elbo: float
+    bic: float
+
+
+def fit_candidate(
+    runs: Runs,
+    hmm: HMM,
+    members: list[list[str]],
+    restarts: int,
+    log: Sequence[str] | Mapping[str, float],
+    seed: int,
+) -> Candidate:
+    """Fit `hmm` to all runs, and score it on every fold of runs by a refit without it.
+
+    Parameters
+    ----------
+    runs
+        The data.
+    hmm
+        The model.
+    members
+        Names of the runs of each fold.
+    restarts, log, seed
+        As in `bayeshmm.fit`.
+    """
+    encoding, data = hmm.encode(runs, log)
+    floors = dict(encoding.scaling.floors)
+    mode, starts = search(hmm.prior(runs), data, restarts, seed)
+    held_out = np.full(len(runs), np.nan)
+    ahead = math.nan
+    if len(runs) >= FEWEST_RUNS:
+        for held in members:
+            rest = [n for n, name in enumerate(runs.names) if name not in held]
+            training = runs.subset([runs.names[n] for n in rest])
+            units, seen = hmm.encode(training, floors)
+            warm = mode.states[rest, : training.steps.shape[1]]
+            refitted = refine(hmm.prior(runs), seen, warm)
+            score = predict(refitted, units.encode(runs.subset(held))).log_density.numpy()
+            held_out[[runs.names.index(name) for name in held]] = score
+    else:
+        ahead = step_ahead(runs, hmm, floors, mode)
+    jacobian = float(data.log_jacobian.sum())
+    return Candidate(
+        hmm=hmm,
+        encoding=encoding,
+        mode=mode,
+        restarts=starts,
+        held_out=held_out,
+        ahead=ahead,
+        elbo=mode.bound + jacobian + label_symmetries(hmm.states),
+        bic=bic(mode, data, float(runs.lengths.sum())),
+    )
+
+
+def step_ahead(runs: Runs, hmm: HMM, floors: Mapping[str, float], mode: VariationalFit) -> float:
+    """Log density a row of the last third of the rows, each given the rows before it.
+
+    The parameters are the posterior means of a fit to the first two thirds.
+    """
+    border = np.maximum(2, (AHEAD * runs.lengths).astype(int))
+    frame = runs.to_dataframe()
+    row = frame.groupby("run", sort=False).cumcount().to_numpy()
+    limit = frame["run"].map(dict(zip(runs.names, border, strict=True))).to_numpy()
+    early = Runs.from_dataframe(frame[row < limit], metrics=runs.metrics)
+    units, seen = hmm.encode(early, floors)
+    fitted = refine(hmm.prior(runs), seen, mode.states[:, : early.steps.shape[1]])
+    law = plug_in(fitted.parameters.regression)
+    chain = fitted.parameters.chain.mean.log
+    totals = []
+    for some in (runs, early):
+        data = units.encode(some)
+        rows, _ = log_likelihood(data.design, law)
+        total = messages.log_marginal(
+            chain.initial,
+            chain.transition,
+            rows,
+            lengths=data.design.lengths,
+            minimum_dwell=fitted.prior.minimum_dwell,
+        )
+        totals.append(float((total + data.log_jacobian).sum()))
+    return (totals[0] - totals[1]) / float((runs.lengths - border).sum())
+
+
+def bic(mode: VariationalFit, data: Encoded, rows: float) -> float:
+    """BIC at the posterior means: -2 log likelihood + parameters x log rows."""
+    parameters = mode.parameters
+    chain = parameters.chain.mean.log
+    densities, _ = log_likelihood(data.design, plug_in(parameters.regression))
+    total = messages.log_marginal(
+        chain.initial,
+        chain.transition,
+        densities,
+        lengths=data.design.lengths,
+        minimum_dwell=mode.prior.minimum_dwell,
+    )
+    K, layout = mode.prior.regression.states, data.design.layout
+    free = K * (int(layout.active.sum()) + layout.metrics) + K**2 - 1
+    likelihood = float((total + data.log_jacobian).sum())
+    if mode.entry is not None and data.entry is not None:
+        first, _ = log_likelihood(data.entry, plug_in(mode.entry.regression))
+        likelihood += float(first.sum())
+        free += int(data.entry.layout.active.sum()) + layout.metrics
+    return -2.0 * likelihood + free * math.log(rows)
+
+
+def plug_in(law: NormalInverseGamma) -> Law:
+    """Posterior means taken for the parameters."""
+    mean = law.law
+    return Law(mean.coefficients, mean.precision, -mean.precision.log())
+
+
+def per_row(scores: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean of run scores per row, and its standard error over runs (a ratio estimate)."""
+    mean = scores.sum() / rows.sum()
+    spread = scores - mean * rows
+    N = len(scores)
+    return float(mean), float(np.sqrt(N / max(N - 1, 1) * (spread**2).sum()) / rows.sum())
