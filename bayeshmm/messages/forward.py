@@ -158,7 +158,7 @@ def _walk(
                 weight[j] = jump[s, state, j] * entry_weight[t, j]
             weight[state] = stay[s, state] * free_weight[t, state]
         if maximise:
-            chosen = np.argmax(weight)
+            chosen = int(np.argmax(weight))
         else:
             weights = weights or _exponentiate(weight)
             chosen = _invert(weight, weights, uniforms[t])

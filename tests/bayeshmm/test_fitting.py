@@ -1,12 +1,9 @@
 """`fit`: known changes are found, a seed rules everything, and bad input is named."""
 
-import json
 import random
 import re
-import subprocess
-import sys
-from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pyro
@@ -66,18 +63,32 @@ class TestRecovery:
 
 
 class TestSettings:
+    def test_uneven_steps_are_named(self, short):
+        frame = short.to_dataframe()
+        runs = bh.Runs.from_dataframe(frame[(frame["run"] != "seed-4") | (frame["step"] != 50)])
+        with pytest.warns(bh.SpacingWarning, match="'seed-4'.*40 and 60.*10 steps apart"):
+            posterior = bh.fit(runs, 2, **QUICK)
+        assert "steps)" not in repr(posterior)
+        with (
+            pytest.warns(bh.SpacingWarning),
+            refused("expected_dwell", "steps", "evenly spaced"),
+        ):
+            bh.fit(runs, 2, transition=bh.Dirichlet(expected_dwell=200), **QUICK)
+
     def test_only_the_chosen_metrics_are_modelled(self, short):
         posterior = bh.fit(short, 2, metrics=["m1"], **QUICK)
         assert posterior.metrics == ("m1",)
         assert posterior.runs.columns == ("m0", "m1")
         assert bh.fit(short, 2, metrics="m1", **QUICK).metrics == ("m1",)
 
+    @pytest.mark.filterwarnings("ignore::bayeshmm.ConvergenceWarning")
     @pytest.mark.parametrize(("inference", "kind"), [("auto", "gibbs"), ("vi", "vi")])
     def test_the_engine_is_told(self, short, inference, kind):
         posterior = bh.fit(short, 1, **(QUICK | {"inference": inference}))
         assert posterior.inference == kind
         assert kind in repr(posterior)
 
+    @pytest.mark.filterwarnings("ignore::bayeshmm.ConvergenceWarning")
     def test_at_least_the_draws_asked_for(self, short):
         posterior = bh.fit(short, 1, **(QUICK | {"inference": "gibbs", "draws": 41}))
         assert 41 <= len(posterior.paths) < 41 + posterior.diagnostics["chains"]
@@ -129,17 +140,16 @@ class TestSettings:
 
 
 class TestReproduction:
-    def test_same_seed_same_tables_in_any_process(self, short, tmp_path):
-        path = tmp_path / "runs.csv"
-        short.to_dataframe().to_csv(path, index=False)
-        here = reproducible.tables(str(path), jobs=2)
-        there = subprocess.run(
-            [sys.executable, str(Path(reproducible.__file__)), str(path)],
-            capture_output=True,
-            text=True,
-            check=True,
+    def test_same_seed_same_tables_in_any_process(self, short):
+        """The workers are interpreters of their own, started afresh."""
+        in_workers = joblib.Parallel(n_jobs=2)(
+            joblib.delayed(function)(short)
+            for function in (reproducible.fitted, reproducible.compared)
         )
-        assert json.loads(there.stdout) == here
+        here = reproducible.fitted(short), reproducible.compared(short)
+        assert tuple(in_workers) == here
+        assert reproducible.fitted(short) == here[0]
+        assert reproducible.compared(short, jobs=2) == here[1]
 
     def test_another_seed_gives_other_draws(self, short):
         one, same, other = (bh.fit(short, 2, **QUICK, seed=seed) for seed in (0, 0, 1))
@@ -247,12 +257,6 @@ class TestBadInput:
         frame = short.to_dataframe()
         runs = bh.Runs.from_dataframe(frame[(frame["run"] != "seed-2") | (frame["step"] == 0)])
         with refused("'seed-2'", "one row", "subset"):
-            bh.fit(runs, 2, **QUICK)
-
-    def test_uneven_steps(self, short):
-        frame = short.to_dataframe()
-        runs = bh.Runs.from_dataframe(frame[(frame["run"] != "seed-4") | (frame["step"] != 50)])
-        with refused("'seed-4'", "40", "60", "10 steps apart"):
             bh.fit(runs, 2, **QUICK)
 
     def test_log_of_negative_values(self, short):

@@ -82,7 +82,7 @@ def test_graph_of_a_gradient_is_the_same_gradient():
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
-def test_second_derivatives_where_one_input_is_computed_from_another():
+def test_derivatives_where_one_input_is_computed_from_another():
     def value(scalar: Tensor) -> Tensor:
         log_initial = (scalar * torch.arange(2.0).double()).log_softmax(-1)
         log_transition = torch.stack([log_initial, 2 * log_initial])
@@ -92,6 +92,9 @@ def test_second_derivatives_where_one_input_is_computed_from_another():
     x = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     assert gradcheck(value, x)
     assert gradgradcheck(value, x)
+    (plain,) = torch.autograd.grad(value(x), x)
+    (graph,) = torch.autograd.grad(value(x), x, create_graph=True)
+    torch.testing.assert_close(plain, graph.detach(), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("backend", [kernel, reference], ids=["compiled", "torch"])
