@@ -125,12 +125,20 @@ class Comparison:
         Warns
         -----
         ComparisonWarning
-            If there were too few runs to hold any out, or the choice lies at the edge.
+            If there were too few runs to hold any out, or the largest number of states is chosen.
         """
         if self.score != "elpd":
             warnings.warn(
                 f"{self.table.attrs['elpd']}: the choice of {self.best_key[1]} states rests on "
                 "how well the last third of the rows is predicted from the rest. Log more runs.",
+                ComparisonWarning,
+                stacklevel=3,
+            )
+        emission, states = self.best_key
+        compared = [K for name, K in self.table.index if name == emission]
+        if states == max(compared) and len(compared) > 1:
+            warnings.warn(
+                f"{states} states, the most that were compared, are chosen: compare more.",
                 ComparisonWarning,
                 stacklevel=3,
             )

@@ -122,7 +122,7 @@ class HMM:
         dwell = self.dwell(runs)
         transition = self.transition or Dirichlet()
         if transition.expected_dwell is None:
-            rows = float(np.median(runs.lengths)) / self.states
+            rows = max(float(np.median(runs.lengths)) / self.states, 2.0 * dwell)
         elif runs.step_gap is None:
             raise ValueError(
                 "expected_dwell is in training steps, and the runs are not evenly spaced: log "

@@ -141,7 +141,7 @@ class Dirichlet:
     ----------
     expected_dwell
         Prior guess of how long a visit to a phase lasts, in training steps. By default the
-        median run divided by the number of states.
+        median run divided by the number of states, and at least twice the minimum dwell.
     """
 
     expected_dwell: float | None = None

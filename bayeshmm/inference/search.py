@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from bayeshmm.alignment import agreement, display_order
 from bayeshmm.encoding import Encoded
 from bayeshmm.hmm import Prior
-from bayeshmm.inference.starts import starting_states
+from bayeshmm.inference.moves import moved
+from bayeshmm.inference.starts import softened, starting_states
 from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import CoordinateAscent, VariationalFit
 
@@ -19,6 +22,15 @@ ROUNDS = ((12, 6), (30, 3), (300, 1))
 
 TOLERANCE = 1e-2
 """Rise of the bound, in nats a sweep, below which a start has converged."""
+
+MOVES = -1
+"""Number, among the starts, of what moves from the best start found."""
+
+WORTH = 1.0
+"""Nats by which a move must raise the bound to be taken."""
+
+PATIENCE = 2
+"""Rounds of moves without success after which the search ends."""
 
 
 @one_thread()
@@ -47,7 +59,8 @@ def search(
     restarts
         A row per start: ``objective`` (evidence lower bound reached), ``agreement`` (share of
         rows on which it agrees with the best after matching of states), ``sweeps`` and
-        ``converged`` (False where it was given up for being behind).
+        ``converged`` (False where it was given up for being behind). Start -1 is what moves out
+        of the best start's mode found, where they found something better.
     """
     K = prior.regression.states
     starts = 1 if K == 1 else starts
@@ -72,7 +85,12 @@ def search(
             ascent.keep(ranked[:survivors])
             alive = alive[ranked[:survivors]]
             bar.update()
-    best = record[int(alive[0])][1].numpy()
+    if K > 1:
+        improved = improve(ascent, data, starts, seed)
+        if improved is not ascent:
+            ascent = improved
+            record[MOVES] = (float(ascent.bound[0]), ascent.expectation.states[0], done, True)
+    best = ascent.expectation.states[0].numpy()
     restarts = pd.DataFrame(
         [
             (start, objective, agreement(best, other.numpy()), sweeps, converged)
@@ -85,12 +103,51 @@ def search(
     return fit.relabelled(first_visit_order(fit, data)), restarts
 
 
+def improve(ascent: CoordinateAscent, data: Encoded, moves: int, seed: int) -> CoordinateAscent:
+    """Try moves out of the mode of the first start, until `PATIENCE` rounds bring nothing.
+
+    Parameters
+    ----------
+    ascent
+        A converged ascent with one start.
+    data
+        The runs.
+    moves
+        Moves tried in a round, as one batch.
+    seed
+        Of the moves.
+    """
+    rng = np.random.default_rng([seed, 1])
+    K = ascent.prior.regression.states
+    failures = 0
+    while failures < PATIENCE:
+        paths = hard_paths(ascent.expectation.states[0], data)
+        tried = np.stack([moved(rng, paths, K) for _ in range(moves)])
+        rival = CoordinateAscent(ascent.prior, data, softened(tried, K))
+        rival.run(15)
+        rival.keep(torch.argsort(rival.bound, descending=True)[:3])
+        rival.run(60, TOLERANCE)
+        best = rival.bound.argmax()
+        if rival.bound[best] > ascent.bound[0] + WORTH:
+            rival.keep(best[None])
+            rival.run(200, TOLERANCE)
+            ascent, failures = rival, 0
+        else:
+            failures += 1
+    return ascent
+
+
+def hard_paths(states: Tensor, data: Encoded) -> NDArray[np.int64]:
+    """Most probable state of every row, (N, T); -1 beyond the end of a run."""
+    path = states.argmax(-1)
+    beyond = torch.arange(path.shape[1]) >= data.design.lengths[:, None]
+    return path.masked_fill(beyond, -1).numpy()
+
+
 def first_visit_order(fit: VariationalFit, data: Encoded) -> Tensor:
     """Order of the states by their mean first visit, on the most probable states."""
-    path = fit.states.argmax(-1)
-    beyond = torch.arange(path.shape[1]) >= data.design.lengths[:, None]
-    hard = path.masked_fill(beyond, -1).numpy()
-    return torch.from_numpy(display_order(hard, fit.states.shape[-1]))
+    paths = hard_paths(fit.states, data)
+    return torch.from_numpy(display_order(paths, fit.states.shape[-1]))
 
 
 @one_thread()

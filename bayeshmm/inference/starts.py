@@ -45,11 +45,16 @@ def starting_states(design: Design, states: int, starts: int, seed: int) -> Tens
             guesses[b] = _segments(rng, lengths, T, states, equal=b == 0)
         else:
             guesses[b] = _clusters(rng, features, within, states)
-    certain = 0.9 * (states > 1) + 0.1 / states if states > 1 else 1.0
+    return softened(np.where(within, guesses, -1), states)
+
+
+def softened(paths: NDArray[np.int64], states: int) -> Tensor:
+    """State probabilities nine tenths sure of `paths` (..., N, T); zero where they are -1."""
+    certain = 0.9 if states > 1 else 1.0
     spread = (1.0 - certain) / max(states - 1, 1)
-    probabilities = np.full((starts, N, T, states), spread)
-    np.put_along_axis(probabilities, guesses[..., None], certain, axis=-1)
-    return torch.from_numpy(probabilities * within[:, :, None])
+    probabilities = np.full((*paths.shape, states), spread)
+    np.put_along_axis(probabilities, np.maximum(paths, 0)[..., None], certain, axis=-1)
+    return torch.from_numpy(probabilities * (paths >= 0)[..., None])
 
 
 def _segments(

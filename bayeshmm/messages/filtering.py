@@ -24,14 +24,11 @@ def filter_runs(runs: Arrays, probability: Array, log_predictive: Array) -> None
     for i in prange(len(probability)):
         log_initial, log_transition, _, jump, log_likelihood, dwell, lengths, which = runs
         initial, transition, data = which[i]
-        n = lengths[i]
-        probability[i] = 0.0
-        log_predictive[i] = 0.0
         _filter(
             log_initial[initial],
             log_transition[transition],
             jump[transition],
-            log_likelihood[data, :n],
+            log_likelihood[data, : lengths[i]],
             dwell,
             probability[i],
             log_predictive[i],
@@ -61,6 +58,8 @@ def _filter(
     later = np.full((K, widest), -np.inf)  # ... and from that place on, both to the block's end
     place = np.zeros(K, np.int64)
 
+    probability[:] = 0.0
+    log_predictive[:] = 0.0
     for t in range(n):
         s = t - 1 if per_step else 0
         if t > 0:

@@ -36,22 +36,25 @@ def count(
         (runs, K), (runs, S, K, K), (runs, T, K), (runs, T, K), to be filled.
     """
     for i in prange(len(log_marginal)):
-        transition[i] = 0.0
-        state[i] = 0.0
-        entered[i] = 0.0
-        if log_marginal[i] > -np.inf:
-            _count(runs, messages, i, transition[i], state[i], entered[i])
-        initial[i] = entered[i, 0]
+        possible = log_marginal[i] > -np.inf
+        _count(runs, messages, i, possible, initial[i], transition[i], state[i], entered[i])
 
 
 @njit
 def _count(
-    runs: Arrays, messages: Arrays, i: int, transition: Array, state: Array, entered: Array
+    runs: Arrays,
+    messages: Arrays,
+    i: int,
+    possible: bool,
+    initial: Array,
+    transition: Array,
+    state: Array,
+    entered: Array,
 ) -> None:
     """Move posterior probabilities forward, adding up the transitions."""
     log_initials, log_transitions, stays, jumps, _, dwell, lengths, which = runs
     entries, frees, entry_weights, free_weights, totals = messages
-    initial, matrix, _ = which[i]
+    first, matrix, _ = which[i]
     log_transition, stay, jump = log_transitions[matrix], stays[matrix], jumps[matrix]
     entry, free, total = entries[i], frees[i], totals[i]
     entry_weight, free_weight = entry_weights[i], free_weights[i]
@@ -65,9 +68,16 @@ def _count(
     suffix = np.zeros((K, dwell.max() + 1))
     place = np.zeros(K, np.int64)
 
-    weight[:] = log_initials[initial] + entry[0]
+    initial[:] = 0.0
+    transition[:] = 0.0
+    state[:] = 0.0
+    entered[:] = 0.0
+    if not possible:
+        return
+    weight[:] = log_initials[first] + entry[0]
     share = 1.0 / _exponentiate(weight)
-    entered[0] = share * weight
+    initial[:] = share * weight
+    entered[0] = initial
     for t in range(n):
         s = t if per_step else 0
         for k in range(K):
@@ -124,19 +134,24 @@ def walk(
     for j in prange(draws.size):
         i = j // each
         draw = draws[i, j % each]
-        path[draw] = -1
-        if log_density[i] > -np.inf:
-            _walk(runs, messages, i, uniforms[draw], path[draw], maximise)
+        possible = log_density[i] > -np.inf
+        _walk(runs, messages, i, possible, uniforms[draw], path[draw], maximise)
 
 
 @njit
 def _walk(
-    runs: Arrays, messages: Arrays, i: int, uniforms: Array, path: Array, maximise: bool
+    runs: Arrays,
+    messages: Arrays,
+    i: int,
+    possible: bool,
+    uniforms: Array,
+    path: Array,
+    maximise: bool,
 ) -> None:
     """Walk forward on the messages."""
     log_initials, log_transitions, stays, jumps, _, dwell, lengths, which = runs
     entries, frees, entry_weights, free_weights, totals = messages
-    initial, matrix, _ = which[i]
+    first, matrix, _ = which[i]
     log_transition, stay, jump = log_transitions[matrix], stays[matrix], jumps[matrix]
     entry, free, total = entries[i], frees[i], totals[i]
     entry_weight, free_weight = entry_weights[i], free_weights[i]
@@ -144,12 +159,15 @@ def _walk(
     per_step = len(log_transition) > 1
     weight = np.empty(K)
 
+    path[:] = -1
     t = state = 0
+    if not possible:
+        return
     while t < n:
         s = t - 1 if per_step else 0
         weights = 0.0  # their sum, if they are linear already
         if t == 0:
-            weight[:] = log_initials[initial] + entry[0]
+            weight[:] = log_initials[first] + entry[0]
         elif maximise or total[t - 1, state] == 0.0:
             _score(log_transition[s, state], entry[t], free[t], state, weight)
         else:

@@ -116,6 +116,7 @@ def sample_paths(chain: Chain, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     def draw(logits: Tensor, t: int) -> Tensor:
         weights = (logits - logits.amax(-1, keepdim=True)).exp()
         cumulative = weights.cumsum(-1)
+        # Where sums are taken in parallel, rounding may leave a state without weight a share.
         below = (uniforms[..., t, None] * cumulative[..., -1:] >= cumulative).sum(-1)
         return torch.minimum(below, (states * (weights > 0)).amax(-1))
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import multivariate_normal
-from synthetic_runs import EVERY, QUICK, change_rows, changed, level_runs, moving_runs
+from synthetic_runs import EVERY, QUICK, change_rows, changed, level_runs
 
 import bayeshmm as bh
 from bayeshmm import messages, phases
@@ -64,7 +64,9 @@ class TestDescription:
         assert named.idata.posterior["state"].to_numpy().tolist() == list(named.state_names)
         assert set(named.entry_times()["state"]) == set(named.state_names)
         old, new = posterior.transition_times(), named.transition_times()
-        pd.testing.assert_frame_equal(old.drop(columns=["source", "target"]), new[old.columns[[0, *range(3, 8)]]])
+        pd.testing.assert_frame_equal(
+            old.drop(columns=["source", "target"]), new[old.columns[[0, *range(3, 8)]]]
+        )
         assert "grok" in repr(named)
 
     @pytest.mark.parametrize(
@@ -183,7 +185,9 @@ class TestStateProbabilities:
     def test_in_the_last_row_nothing_is_left_to_learn(self, posterior, moving):
         last = moving.lengths - 1
         rows = np.arange(len(moving))
-        filtered, smoothed = (p.to_numpy()[rows, last] for p in (posterior.filter(), posterior.smooth()))
+        filtered, smoothed = (
+            p.to_numpy()[rows, last] for p in (posterior.filter(), posterior.smooth())
+        )
         np.testing.assert_allclose(filtered, smoothed, atol=1e-9)
 
     def test_smoothing_learns_from_later_rows(self, posterior):
@@ -197,11 +201,9 @@ class TestStateProbabilities:
     @pytest.mark.parametrize("kind", ["smooth", "filter"])
     def test_company_changes_nothing(self, posterior, moving, unseen, kind):
         """Of a known run the posterior says what it says whichever runs are asked for with it."""
-        question = getattr(posterior, kind)
-        mixed = question(joined(moving.subset(["seed-4"]), unseen))
-        np.testing.assert_allclose(
-            mixed.sel(run="seed-4"), question().sel(run="seed-4"), atol=1e-9
-        )
+        question, rows = getattr(posterior, kind), moving.lengths[4]
+        mixed = question(joined(moving.subset("seed-4"), unseen)).sel(run="seed-4")
+        np.testing.assert_allclose(mixed[:rows], question().sel(run="seed-4")[:rows], atol=1e-9)
 
     def test_a_metric_more_is_no_matter(self, posterior, unseen):
         extra = changed(unseen, noise=lambda rows: np.sin(rows["step"] ** 2))
@@ -244,7 +246,10 @@ class TestInferenceData:
 
     def test_probabilities_sum_to_one(self, posterior):
         for name in ("initial", "transition"):
-            np.testing.assert_allclose(posterior.idata.posterior[name].sum(dim=posterior.idata.posterior[name].dims[-1]), 1.0)
+            np.testing.assert_allclose(
+                posterior.idata.posterior[name].sum(dim=posterior.idata.posterior[name].dims[-1]),
+                1.0,
+            )
 
     def test_dwell_is_the_expected_length_of_a_visit_in_steps(self, posterior):
         draws = posterior.idata.posterior
@@ -252,9 +257,18 @@ class TestInferenceData:
         np.testing.assert_allclose(draws["dwell"], EVERY * (5 - 1 + 1 / leave))
 
     def test_arviz_summarises(self, posterior):
-        table = az.summary(posterior.idata, var_names=["initial", "dwell", "covariance"])
+        table = az.summary(posterior.idata, var_names=["initial", "transition", "dwell"])
         assert np.isfinite(table["mean"]).all()
         assert (table["r_hat"] < 1.2).all()
+        assert "transition[phase 0, phase 1]" in table.index
+        # ArviZ has a dimension "metric" of its own in its summary
+        emission = posterior.idata.posterior.rename(metric="of")
+        assert len(az.summary(emission, var_names=["covariance"])) == 3 * 3 * 3
+
+    def test_arviz_diagnoses(self, posterior):
+        names = ["initial", "transition", "dwell", "covariance", "coefficient"]
+        assert (az.rhat(posterior.idata, var_names=names).to_array() < 1.3).all()
+        assert (az.ess(posterior.idata, var_names=names).to_array() > 20).all()
 
     def test_moments_of_levels_are_in_the_units_of_the_data(self, level_posterior, levels):
         """Against the rows that each state claims; their number, 160, leaves little to a prior."""
@@ -275,7 +289,9 @@ class TestInferenceData:
 
     def test_metrics_keep_their_place_whatever_the_order_of_the_law(self, levels):
         """The recursive law takes the best predicted metric last; users never see that."""
-        runs = changed(levels[0], m1=lambda rows: -3.0 * rows["m1"], a=lambda rows: rows["step"] % 7)
+        runs = changed(
+            levels[0], m1=lambda rows: -3.0 * rows["m1"], a=lambda rows: rows["step"] % 7
+        )
         one = bh.fit(runs, 2, emission="gaussian", **QUICK)
         other = bh.fit(runs.select(["m1", "a", "m0"]), 2, emission="gaussian", **QUICK)
         for name in ("mean", "covariance"):
@@ -311,7 +327,10 @@ class TestRunLikelihoods:
         found = posterior.idata.log_likelihood["log_lik"].isel(chain=0, draw=3)
         draw = posterior.idata.posterior.isel(chain=0, draw=3)
         with np.errstate(divide="ignore"):
-            logs = [torch.from_numpy(np.log(draw[name].to_numpy())) for name in ("initial", "transition")]
+            logs = [
+                torch.from_numpy(np.log(draw[name].to_numpy()))
+                for name in ("initial", "transition")
+            ]
         expected = messages.log_marginal(
             *logs,
             torch.from_numpy(density(draw)),
@@ -360,7 +379,9 @@ class TestRunLikelihoods:
             rows = -0.5 * residual**2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)
             start = (values[:, 0] - mean) / sd
             centre = float(entry.coefficients.squeeze())
-            noise = (start - centre) ** 2 + float(entry.covariance.squeeze()) / float(entry.precision)
+            noise = (start - centre) ** 2 + float(entry.covariance.squeeze()) / float(
+                entry.precision
+            )
             first = -0.5 * (
                 float(entry.precision) * noise + float(entry.log_variance) + np.log(2 * np.pi)
             )
@@ -384,11 +405,15 @@ class TestLogDensity:
         """An affine change of units shifts the density by its Jacobian and does nothing else."""
 
         def rescaled(runs):
-            return changed(runs, m0=lambda rows: 40 + 7 * rows["m0"], m1=lambda rows: 3e-4 * rows["m1"])
+            return changed(
+                runs, m0=lambda rows: 40 + 7 * rows["m0"], m1=lambda rows: 3e-4 * rows["m1"]
+            )
 
         other = bh.fit(rescaled(short), 2, **QUICK)
         shift = other.log_density(rescaled(short_unseen)) - quick.log_density(short_unseen)
-        np.testing.assert_allclose(shift, -short_unseen.lengths * (np.log(7) + np.log(3e-4)), rtol=1e-7)
+        np.testing.assert_allclose(
+            shift, -short_unseen.lengths * (np.log(7) + np.log(3e-4)), rtol=1e-7
+        )
         np.testing.assert_allclose(other.smooth(), quick.smooth(), atol=1e-7)
         np.testing.assert_allclose(
             other.smooth(rescaled(short_unseen)), quick.smooth(short_unseen), atol=1e-7
