@@ -18,7 +18,7 @@ from bayeshmm import plots
 from bayeshmm.comparison import Comparison, compare
 from bayeshmm.events import Event, containing_phase, leading_boundary
 from bayeshmm.fitting import fit
-from bayeshmm.metric_checks import MetricWarning, dependent_metrics
+from bayeshmm.metric_checks import MetricWarning, dependent_metrics, saturated_metrics
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
 
@@ -92,6 +92,9 @@ def analyze(
     runs.check_modelled()
     left_out = dependent_metrics(runs)
     runs = runs.select([name for name in runs.metrics if name not in left_out])
+    seen = [m for m in runs.metrics if not any(fnmatchcase(m, p) for p in blind_to)]
+    if not seen:
+        raise ValueError(f"a fit blind to {list(blind_to)} would see no metric: leave it some.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MetricWarning)  # what it would say is in the report
         comparison = compare(runs, states, FAMILIES, jobs=jobs, seed=seed, progress=progress)
@@ -100,7 +103,6 @@ def analyze(
         if event is not None:
             containing = containing_phase(posterior, event)
         if blind_to:
-            seen = [m for m in runs.metrics if not any(fnmatchcase(m, p) for p in blind_to)]
             blind = fit(
                 runs.select(seen),
                 posterior.states,
@@ -143,6 +145,10 @@ def summary(analysis: Analysis) -> str:
         f"metric {name!r} is left out: it is a function of {' and '.join(others)}"
         for name, others in analysis.left_out.items()
     ]
+    lines += [
+        f"metric {name!r} stands still in most rows: a phase may mean no more than that it moved"
+        for name in saturated_metrics(posterior.runs)
+    ]
     lines.append(f"{states} phases ({emission}; {comparison.reason})")
     if analysis.event is not None and analysis.containing is not None:
         lines += _event_lines(posterior, analysis.event, analysis.containing)
@@ -157,7 +163,9 @@ def summary(analysis: Analysis) -> str:
     if analysis.blind is not None:
         seen = ", ".join(analysis.blind.metrics)
         lines.append(f"a blind fit, which sees only {seen}:")
-        if analysis.boundary is not None:
+        if analysis.boundary is not None and analysis.boundary.empty:
+            lines.append(f"  too few runs enter a phase and have '{analysis.event}' to relate them")
+        elif analysis.boundary is not None:
             for _, row in analysis.boundary.iterrows():
                 lines.append(
                     f"  the entry of {row['state']}, chosen on the other half of the runs: over "

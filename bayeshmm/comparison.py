@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from bayeshmm import defaults
 from bayeshmm.emissions.families import Emission
-from bayeshmm.fitting import draw
+from bayeshmm.fitting import check_numbers, draw
 from bayeshmm.hmm import HMM
 from bayeshmm.metric_checks import warn_of_metrics
 from bayeshmm.posterior import Posterior
@@ -221,6 +221,9 @@ def compare(
     """
     if metrics is not None:
         runs = runs.select(metrics)
+    if not isinstance(states, Iterable):
+        raise ValueError(f"states={states!r} is not a range: give range(1, 9), or a list.")
+    check_numbers(restarts, draws)
     counts = sorted(set(states))
     named = [emission] if isinstance(emission, str | Emission) else list(emission)
     if not counts or not named:

@@ -98,8 +98,7 @@ def fit(
     """
     if inference not in ENGINES:
         raise ValueError(f"inference={inference!r} is not one of {list(get_args(Inference))}.")
-    if restarts < 1 or draws < 4:
-        raise ValueError("restarts must be at least 1 and draws at least 4.")
+    check_numbers(restarts, draws)
     if metrics is not None:
         runs = runs.select(metrics)
     hmm = HMM(states, emission, transition, minimum_dwell)
@@ -108,6 +107,12 @@ def fit(
     encoding, data = hmm.encode(runs, log)
     mode, starts = search(hmm.prior(runs), data, restarts, seed, progress)
     return draw(runs, hmm, encoding, data, mode, starts, inference, draws, seed, progress)
+
+
+def check_numbers(restarts: int, draws: int) -> None:
+    """Check that there are enough starts, and draws for every chain."""
+    if restarts < 1 or draws < 4:
+        raise ValueError("restarts must be at least 1 and draws at least 4.")
 
 
 def draw(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
 
 import numpy as np
 import pyro
@@ -77,8 +78,12 @@ class HMM:
     minimum_dwell: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.states, bool) or not isinstance(self.states, int) or self.states < 1:
+        whole = isinstance(self.states, Integral) and not isinstance(self.states, bool)
+        if not whole or self.states < 1:
             raise ValueError(f"states must be an integer of at least 1, not {self.states!r}.")
+        object.__setattr__(self, "states", int(self.states))
+        if not isinstance(self.transition, Dirichlet | None):
+            raise ValueError(f"transition must be Dirichlet(...) or None, not {self.transition!r}.")
         dwell = self.minimum_dwell
         if dwell is not None and (isinstance(dwell, bool) or int(dwell) != dwell or dwell < 1):
             raise ValueError(f"minimum_dwell must be a number of rows of at least 1, not {dwell}.")
@@ -97,6 +102,11 @@ class HMM:
         ValueError
             Naming the run, the metric and the mend.
         """
+        if not isinstance(runs, Runs):
+            raise TypeError(
+                f"runs must be Runs, not {type(runs).__name__}: Runs.read(...) or "
+                "Runs.from_dataframe(...) makes them."
+            )
         runs.check_modelled()
         longest = int(runs.lengths.max())
         name = runs.names[int(runs.lengths.argmax())]

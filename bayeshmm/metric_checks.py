@@ -67,13 +67,13 @@ def warn_of_metrics(runs: Runs) -> None:
 def dependent_metrics(runs: Runs) -> dict[str, list[str]]:
     """Metrics that are smooth functions of others, with the others.
 
-    Increments are regressed on the increments of the other metrics, with coefficients that may
-    change linearly with those metrics' levels: the increments of a smooth function. One metric of
-    every such tie is named, the later in the list.
+    The increments of a metric, and of its square, are regressed on those of one or two others,
+    with coefficients that may change linearly with those metrics' levels. That is exact for sums,
+    products, squares and roots of quadratic forms (norms, standard deviations), and near for other
+    smooth functions. One metric of every such tie is named, the later in the list.
     """
-    values = runs.values
-    sd = np.nanstd(values, axis=(0, 1))
-    values = (values - np.nanmean(values, axis=(0, 1))) / np.where(sd > 0, sd, 1.0)
+    sd = np.nanstd(runs.values, axis=(0, 1))
+    values = runs.values / np.where(sd > 0, sd, 1.0)
     increments = observed_increments(values)
     middle = values - 0.5 * increments
     remaining = list(range(values.shape[2]))
@@ -99,21 +99,27 @@ def saturated_metrics(runs: Runs) -> list[str]:
 def _tied(
     increments: NDArray[np.float64], middle: NDArray[np.float64], j: int, others: list[int]
 ) -> list[int]:
-    """The one or two of `others` that metric j is most nearly a function of; empty if none are."""
-    response = increments[:, :, j].ravel()
-    sets = [[a] for a in others] + [[a, b] for i, a in enumerate(others) for b in others[:i]]
-    best, columns = UNEXPLAINED, list[int]()
-    for candidate in sets:
-        features = [increments[:, :, i] for i in candidate]
-        features += [increments[:, :, i] * middle[:, :, k] for i in candidate for k in candidate]
-        X = np.stack([feature.ravel() for feature in features], -1)
-        rows = ~(np.isnan(response) | np.isnan(X).any(-1))
-        if rows.sum() < 4 * X.shape[1] or not response[rows].any():
-            continue
-        scale = np.sqrt((X[rows] ** 2).mean(0))
-        X = X / np.where(scale > 0, scale, 1.0)
-        left = response[rows] - X[rows] @ np.linalg.lstsq(X[rows], response[rows])[0]
-        unexplained = (left**2).mean() / (response[rows] ** 2).mean()
-        if unexplained < best:
-            best, columns = unexplained, candidate
-    return columns
+    """The one of `others` that metric j is most nearly a function of, else two; empty if none."""
+    centre = np.nanmean(middle, axis=(0, 1))
+    square = increments[:, :, j] * middle[:, :, j]
+    responses = np.stack([increments[:, :, j].ravel(), square.ravel()], -1)
+    pairs = [[a, b] for i, a in enumerate(others) for b in others[:i]]
+    for sets in ([[a] for a in others], pairs):
+        best, columns = UNEXPLAINED, list[int]()
+        for candidate in sets:
+            levels = (middle - centre)[:, :, candidate]
+            steps = increments[:, :, candidate]
+            products = (steps[..., :, None] * levels[..., None, :]).reshape(*steps.shape[:2], -1)
+            X = np.concatenate([steps, products], -1).reshape(len(responses), -1)
+            rows = ~(np.isnan(responses).any(-1) | np.isnan(X).any(-1))
+            if rows.sum() < 4 * X.shape[1] or not responses[rows, 0].any():
+                continue
+            scale = np.sqrt((X[rows] ** 2).mean(0))
+            X = X[rows] / np.where(scale > 0, scale, 1.0)
+            left = responses[rows] - X @ np.linalg.lstsq(X, responses[rows])[0]
+            unexplained = ((left**2).mean(0) / (responses[rows] ** 2).mean(0)).min()
+            if unexplained < best:
+                best, columns = unexplained, candidate
+        if columns:
+            return columns
+    return []

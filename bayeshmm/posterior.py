@@ -127,14 +127,15 @@ class Posterior:
             Over (run, time, state), averaged over posterior draws; NaN beyond a run's end; the
             training step is the coordinate ``step`` (run, time).
         """
-        return self._state_probabilities(messages.smooth, runs)
+        return self._state_probabilities(messages.smooth, runs, joined=True)
 
     def filter(self, runs: Runs | None = None) -> xr.DataArray:
         """Probability of each phase in each row given the rows up to it: see `smooth`.
 
-        The parameters are those of the whole fit; only the path is causal.
+        The parameters are those of the fit, which saw all rows of the fitted runs; of new runs
+        nothing is known but the rows up to each.
         """
-        return self._state_probabilities(messages.filter, runs)
+        return self._state_probabilities(messages.filter, runs, joined=False)
 
     def entry_times(self, level: float = 0.9, runs: Runs | None = None) -> pd.DataFrame:
         """When each run first entered each phase.
@@ -245,26 +246,38 @@ class Posterior:
             )
         return known
 
-    def _parameter_draws(self, runs: Runs | None) -> tuple[Encoded, Law, Chain, Runs]:
-        """Draws of the parameters that rule `runs`; new runs have their own, (S, N, ...)."""
-        if runs is None or self._known(runs := self._modelled(runs)).all():
-            which = torch.linspace(0, len(self.paths) - 1, min(SMOOTHING_DRAWS, len(self.paths)))
-            index = which.round().long()
-            law = Law(*(part[index] for part in self.draws.law[:3]))
-            chain = Chain(*(part[index] for part in self.draws.chain))
-            runs = self.runs if runs is None else runs
-            return self.encoding.encode(runs), law, chain, runs
+    def _parameter_draws(self, runs: Runs | None, joined: bool) -> tuple[Encoded, Law, Chain, Runs]:
+        """Draws of the parameters that rule `runs`.
+
+        Those of the fit, (S, 1, ...); where new runs are `joined` to what it knows, they have their
+        own, (S, N, ...).
+        """
+        which = torch.linspace(0, len(self.paths) - 1, min(SMOOTHING_DRAWS, len(self.paths)))
+        index = which.round().long()
+        law = Law(*(part[index] for part in self.draws.law[:3]))
+        chain = Chain(*(part[index] for part in self.draws.chain))
+        runs = self.runs if runs is None else self._modelled(runs)
         data = self.encoding.encode(runs)
+        known = torch.from_numpy(self._known(runs))
+        if known.all() or not joined:
+            return data, law, chain, runs
         updated = predict(self.variational, data)
         generator = torch.Generator().manual_seed(self.seed)
-        law = updated.regression.sample(generator, (SMOOTHING_DRAWS,))
-        return data, law, updated.chain.sample(generator, (SMOOTHING_DRAWS,)), runs
+        new_law = updated.regression.sample(generator, (len(index),))
+        new_chain = updated.chain.sample(generator, (len(index),))
+
+        def choose(own: Tensor, new: Tensor) -> Tensor:
+            return torch.where(known.reshape(-1, *[1] * (new.ndim - 2)), own, new)
+
+        law = Law(*(choose(*parts) for parts in zip(law[:3], new_law[:3], strict=True)))
+        chain = Chain(*(choose(*parts) for parts in zip(chain, new_chain, strict=True)))
+        return data, law, chain, runs
 
     def _batches(
-        self, runs: Runs | None, function: Callable[[Chain, Tensor, Tensor], Tensor]
+        self, runs: Runs | None, function: Callable[[Chain, Tensor, Tensor], Tensor], joined: bool
     ) -> tuple[list[Tensor], Runs]:
         """Apply a message-passing function to batches of parameter draws."""
-        data, law, chain, runs = self._parameter_draws(runs)
+        data, law, chain, runs = self._parameter_draws(runs, joined)
         results = []
         for first in range(0, len(law.precision), DRAWS_AT_ONCE):
             some = slice(first, first + DRAWS_AT_ONCE)
@@ -274,7 +287,7 @@ class Posterior:
         return results, runs
 
     def _state_probabilities(
-        self, function: Callable[..., Tensor], runs: Runs | None
+        self, function: Callable[..., Tensor], runs: Runs | None, joined: bool
     ) -> xr.DataArray:
         dwell = self.variational.prior.minimum_dwell
         batches, runs = self._batches(
@@ -282,6 +295,7 @@ class Posterior:
             lambda log, rows, lengths: function(
                 log.initial, log.transition, rows, lengths=lengths, minimum_dwell=dwell
             ).sum(0),
+            joined,
         )
         total = torch.stack(batches).sum(0).numpy()
         count = total.sum(-1, keepdims=True)
@@ -326,6 +340,6 @@ class Posterior:
                 uniforms=uniforms,
             )
 
-        batches, runs = self._batches(runs, draw)
+        batches, runs = self._batches(runs, draw, joined=True)
         paths = torch.cat(batches).to(torch.int8).numpy()
         return paths, runs.steps, runs.names, self.state_names

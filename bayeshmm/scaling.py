@@ -125,6 +125,8 @@ def recursive_order(increments: Array, names: Sequence[str]) -> NDArray[np.int64
 
 
 def _floors(runs: Runs, log: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
+    if isinstance(log, str):
+        log = (log,)
     unknown = sorted(set(log) - set(runs.metrics))
     if unknown:
         raise ValueError(
@@ -135,22 +137,22 @@ def _floors(runs: Runs, log: Sequence[str] | Mapping[str, float]) -> dict[str, f
         column = runs.values[:, :, runs.metrics.index(name)]
         largest = float(np.nanmax(column))
         floors[name] = float(log[name]) if isinstance(log, Mapping) else max(1e-4 * largest, 0.0)
-        lowest = np.nanmin(np.where(np.isnan(column), np.inf, column), axis=1)
-        if (lowest + floors[name] <= 0).any():
-            n = int(np.argmin(lowest))
-            raise ValueError(
-                f"metric {name!r} of run {runs.names[n]!r} falls to {lowest[n]:.6g}, and "
-                f"log(x + {floors[name]:.3g}) does not exist there: give a larger floor, "
-                f"log={{{name!r}: floor}}, or model it without log=."
-            )
     return floors
 
 
 def _logged(runs: Runs, floors: Mapping[str, float]) -> Array:
     values = runs.values.copy()
     for name, floor in floors.items():
-        j = runs.metrics.index(name)
-        values[:, :, j] = np.log(values[:, :, j] + floor)
+        column = values[:, :, runs.metrics.index(name)]
+        lowest = np.fmin.reduce(column, axis=1)
+        if (lowest + floor <= 0).any():
+            n = int(np.nanargmin(lowest))
+            raise ValueError(
+                f"metric {name!r} of run {runs.names[n]!r} falls to {lowest[n]:.6g}, and "
+                f"log(x + {floor:.3g}) does not exist there: fit with a larger floor, "
+                f"log={{{name!r}: floor}}, or without log=."
+            )
+        column[:] = np.log(column + floor)
     return values
 
 

@@ -90,7 +90,7 @@ def fit_candidate(
             score = predict(refitted, units.encode(runs.subset(held))).log_density.numpy()
             held_out[[runs.names.index(name) for name in held]] = score
     else:
-        ahead = step_ahead(runs, hmm, floors, mode)
+        ahead = step_ahead(runs, hmm, encoding, mode)
     jacobian = float(data.log_jacobian.sum())
     return Candidate(
         hmm=hmm,
@@ -104,18 +104,18 @@ def fit_candidate(
     )
 
 
-def step_ahead(runs: Runs, hmm: HMM, floors: Mapping[str, float], mode: VariationalFit) -> float:
+def step_ahead(runs: Runs, hmm: HMM, units: Encoding, mode: VariationalFit) -> float:
     """Log density a row of the last third of the rows, each given the rows before it.
 
-    The parameters are the posterior means of a fit to the first two thirds.
+    The parameters are the posterior means of a fit to the first two thirds, in the units of all
+    rows: a metric may begin late.
     """
-    border = np.maximum(2, (AHEAD * runs.lengths).astype(int))
+    border = np.clip((AHEAD * runs.lengths).astype(int), 1, runs.lengths - 1)
     frame = runs.to_dataframe()
     row = frame.groupby("run", sort=False).cumcount().to_numpy()
     limit = frame["run"].map(dict(zip(runs.names, border, strict=True))).to_numpy()
     early = Runs.from_dataframe(frame[row < limit], metrics=runs.metrics)
-    units, seen = hmm.encode(early, floors)
-    fitted = refine(hmm.prior(runs), seen, mode.states[:, : early.steps.shape[1]])
+    fitted = refine(hmm.prior(runs), units.encode(early), mode.states[:, : early.steps.shape[1]])
     law = plug_in(fitted.parameters.regression)
     chain = fitted.parameters.chain.mean.log
     totals = []

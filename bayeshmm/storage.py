@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -79,7 +78,7 @@ def save(posterior: Posterior, path: str | Path) -> None:
         "names": posterior.runs.names,
         "metrics": posterior.runs.metrics,
         "columns": posterior.runs.columns,
-        "attributes": json.loads(posterior.runs.attributes.to_json(orient="table")),
+        "attributes": _columns(posterior.runs.attributes),
         "floors": dict(scaling.floors),
         "states": posterior.states,
         "minimum_dwell": posterior.hmm.minimum_dwell,
@@ -91,7 +90,7 @@ def save(posterior: Posterior, path: str | Path) -> None:
         "bound": fit.bound,
         "entry_bound": None if fit.entry is None else float(fit.entry.bound),
         "chains": posterior.draws.chains,
-        "restarts": json.loads(posterior.restarts.to_json(orient="table", double_precision=15)),
+        "restarts": _columns(posterior.restarts),
         "diagnostics": {key: _plain(value) for key, value in posterior.diagnostics.items()},
     }
     dataset = xr.Dataset(
@@ -130,11 +129,12 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
         with xr.open_dataset(path, group=GROUP, engine="h5netcdf") as opened:
             header = json.loads(opened.attrs["header"])
             arrays = {str(name): variable.values for name, variable in opened.items()}
-    except (OSError, KeyError) as error:
+        schema = header["schema"]
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not a saved posterior ({error}).") from error
-    if header["schema"] > SCHEMA:
+    if schema > SCHEMA:
         raise ValueError(
-            f"{str(path)!r} has schema {header['schema']}, and this version reads up to {SCHEMA}: "
+            f"{str(path)!r} has schema {schema}, and this version reads up to {SCHEMA}: "
             "install a later bayeshmm."
         )
     hmm = HMM(
@@ -143,7 +143,6 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
         Dirichlet(**header["transition"]) if header["transition"] else None,
         header["minimum_dwell"],
     )
-    attributes = pd.read_json(_text(header["attributes"]), orient="table")
     runs = Runs(
         names=tuple(header["names"]),
         metrics=tuple(header["metrics"]),
@@ -151,7 +150,7 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
         steps=arrays["runs.steps"],
         lengths=arrays["runs.lengths"],
         recorded=arrays["runs.recorded"],
-        _attributes=attributes,
+        _attributes=_frame(header["attributes"]).set_axis(pd.Index(header["names"], name="run")),
     )
     scaling = Scaling(
         metrics=runs.metrics,
@@ -174,7 +173,7 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
         runs=runs,
         hmm=hmm,
         inference=header["inference"],
-        restarts=pd.read_json(_text(header["restarts"]), orient="table", precise_float=True),
+        restarts=_frame(header["restarts"]),
         diagnostics=pd.Series(
             {k: float("nan") if v is None else v for k, v in header["diagnostics"].items()},
             dtype=object,
@@ -236,5 +235,15 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _text(table: Any) -> io.StringIO:
-    return io.StringIO(json.dumps(table))
+def _columns(frame: pd.DataFrame) -> dict[str, Any]:
+    """Columns of a table, with their types; JSON keeps every digit."""
+    return {
+        str(name): (str(column.dtype), [_plain(value) for value in column.astype(object)])
+        for name, column in frame.items()
+    }
+
+
+def _frame(columns: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {name: pd.Series(values, dtype=kind) for name, (kind, values) in columns.items()}
+    )

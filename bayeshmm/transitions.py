@@ -146,6 +146,11 @@ class Dirichlet:
 
     expected_dwell: float | None = None
 
+    def __post_init__(self) -> None:
+        dwell = self.expected_dwell
+        if dwell is not None and not 0 < dwell < math.inf:
+            raise ValueError(f"expected_dwell must be a positive number of steps, not {dwell}.")
+
     def prior(self, states: int, minimum_dwell: int, expected_rows: float) -> TransitionPrior:
         """Prior for `states` states, with dwell times in rows."""
         return TransitionPrior(states, minimum_dwell, max(expected_rows, minimum_dwell + 1.0))

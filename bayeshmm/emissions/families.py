@@ -134,19 +134,16 @@ def named_emission(emission: str | Emission) -> Emission:
     Raises
     ------
     ValueError
-        If a string names no family.
+        If it names no family, or is none.
     """
-    if isinstance(emission, str):
-        shortcuts: dict[str, Emission] = {
-            "autoregressive": Autoregressive(),
-            "gaussian": Gaussian(),
-        }
-        if emission not in shortcuts:
-            raise ValueError(
-                f"emission={emission!r} is not known: use one of {sorted(shortcuts)}, "
-                "Gaussian(...) or Autoregressive(...)."
-            )
+    shortcuts: dict[str, Emission] = {"autoregressive": Autoregressive(), "gaussian": Gaussian()}
+    if isinstance(emission, str) and emission in shortcuts:
         return shortcuts[emission]
+    if isinstance(emission, type) or not isinstance(emission, Emission):
+        raise ValueError(
+            f"emission={emission!r} is not known: use one of {sorted(shortcuts)}, "
+            "Gaussian(...) or Autoregressive(...)."
+        )
     return emission
 
 

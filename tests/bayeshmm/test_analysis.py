@@ -86,7 +86,9 @@ class TestAnalyze:
 
     def test_the_phase_of_the_event_and_its_entry_in_every_run(self, analyzed, changes):
         _, printed, out = analyzed
-        found = re.findall(r"(phase \d) contains 'test/acc > 0.5' in (\d) of the (\d) runs", printed)
+        found = re.findall(
+            r"(phase \d) contains 'test/acc > 0.5' in (\d) of the (\d) runs", printed
+        )
         assert found == [("phase 1", "4", "4")] * 2
         entries = bh.load(out / "posterior.nc").entry_times().query("state == 'phase 1'")
         lines = re.findall(r"  (seed-\d): step (\d+) \[(\d+), (\d+)\]; event at (\d+)", printed)

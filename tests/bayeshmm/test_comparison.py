@@ -210,6 +210,7 @@ class TestChoice:
 
 
 @pytest.mark.filterwarnings("ignore::bayeshmm.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:.*the most that were compared")
 @pytest.mark.parametrize("few", [1, 3])
 class TestFewRuns:
     def test_from_runs_to_pictures(self, short, few):

@@ -42,7 +42,9 @@ def make_runs(columns, lengths=None):
 
 class TestRows:
     def test_the_first_row_that_passes(self):
-        runs = make_runs([[0.1, 0.5, 0.9, 0.2], [0.9, 0.1, 0.1, 0.1], [0.1, 0.2], [np.nan, 0.6, 0.7]])
+        runs = make_runs(
+            [[0.1, 0.5, 0.9, 0.2], [0.9, 0.1, 0.1, 0.1], [0.1, 0.2], [np.nan, 0.6, 0.7]]
+        )
         assert Event("acc", ">", 0.5).rows(runs).tolist() == [2, 0, -1, 1]
         assert Event("acc", ">=", 0.5).rows(runs).tolist() == [1, 0, -1, 1]
         assert Event("acc", "<", 0.2).rows(runs).tolist() == [0, 1, 0, -1]  # padding never passes

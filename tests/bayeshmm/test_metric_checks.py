@@ -78,7 +78,9 @@ class TestDependent:
 
     def test_noise_of_a_percent_is_something_new(self):
         frame = wandering()
-        rough = frame["a"] + 0.02 * frame["a"].std() * np.random.default_rng(1).standard_normal(len(frame))
+        rough = frame["a"] + 0.02 * frame["a"].std() * np.random.default_rng(1).standard_normal(
+            len(frame)
+        )
         assert dependent_metrics(runs_of(frame, rough=rough)) == {}
 
     def test_missing_values_hide_nothing(self):
@@ -130,7 +132,8 @@ class TestWarnings:
             warn_of_metrics(runs)
 
     @pytest.mark.parametrize(
-        "make", [lambda runs: bh.fit(runs, 1, **QUICK), lambda runs: bh.compare(runs, [1], progress=False)]
+        "make",
+        [lambda runs: bh.fit(runs, 1, **QUICK), lambda runs: bh.compare(runs, [1], progress=False)],
     )
     def test_fit_and_compare_warn_at_the_line_that_called_them(self, make):
         runs = runs_of(wandering(rows=30), copy=lambda rows: rows["a"])

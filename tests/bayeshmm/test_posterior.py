@@ -12,6 +12,7 @@ from synthetic_runs import EVERY, QUICK, change_rows, changed, level_runs
 
 import bayeshmm as bh
 from bayeshmm import messages, phases
+from bayeshmm.alignment import display_order
 
 ENTRY_COLUMNS = ["run", "state", "probability", "median", "lower", "upper"]
 TRANSITION_COLUMNS = ["run", "source", "target", "occurrence", *ENTRY_COLUMNS[2:]]
@@ -97,17 +98,21 @@ class TestPaths:
         posterior = bh.fit(short, 4, emission="gaussian", **settings)
         new_paths = posterior._path_table(short_unseen)[0]
         assert new_paths.shape[1:] == short_unseen.steps.shape
+        shortest = []
         for paths in (posterior.paths, new_paths):
             visits = [
                 [len(list(rows)) for _, rows in groupby(path[path >= 0])]
                 for path in paths.reshape(-1, paths.shape[-1])
             ]
-            assert min(min(lasted[:-1], default=6) for lasted in visits) == 6
-            assert max(map(len, visits)) > 2
+            shortest.append(min(min(lasted[:-1]) for lasted in visits if len(lasted) > 1))
+        assert min(shortest) == 6
 
-    def test_phases_are_numbered_by_first_visit(self, posterior):
-        entered = posterior.entry_times().groupby("state")["median"].mean()
-        assert entered.loc[list(posterior.state_names)].is_monotonic_increasing
+    @pytest.mark.parametrize("seed", range(4))
+    def test_phases_are_numbered_by_first_visit(self, short, seed):
+        posterior = bh.fit(short, 4, emission="gaussian", seed=seed, **(QUICK | {"restarts": 4}))
+        modal = posterior.smooth().fillna(-1).argmax("state").to_numpy()
+        order = display_order(np.where(short.steps >= 0, modal, -1), 4)
+        np.testing.assert_array_equal(order, np.arange(4))
 
 
 class TestTables:
@@ -468,8 +473,8 @@ class TestLogDensity:
         assert total < 1 + 2e-3
         assert total > (1 - 2e-3 if states == 1 else 0.9)
 
-    def test_one_gaussian_phase_predicts_as_its_law_does(self, levels):
-        """With 320 rows seen, the predictive density of 40 rows is that of the true law, or nearly."""
+    def test_one_gaussian_phase_predicts_as_its_law_does(self):
+        """With 320 rows seen, the predictive density of 40 rows is nearly that of the true law."""
         runs = level_runs([[]] * 8, [40] * 8, [[3.0, -1.0]], [[[1.0, 0.5], [0.5, 2.0]]], seed=0)
         new = level_runs([[]] * 5, [40] * 5, [[3.0, -1.0]], [[[1.0, 0.5], [0.5, 2.0]]], seed=1)
         new = changed(new, run=lambda rows: "new-" + rows["run"])
@@ -505,5 +510,5 @@ class TestLogDensity:
     def test_new_values_that_have_no_logarithm_are_named(self, short, short_unseen):
         posterior = bh.fit(short, 2, log={"m0": 0.5}, **QUICK)
         below = changed(short_unseen, m0=lambda rows: rows["m0"].mask(rows["step"] == 50, -1.0))
-        with pytest.raises(ValueError, match="(?s)'m0'.*'unseen-1'.*floor"):
+        with pytest.raises(ValueError, match=r"(?s)'m0'.*'unseen-1'.*floor"):
             posterior.log_density(below)

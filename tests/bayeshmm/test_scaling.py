@@ -33,7 +33,9 @@ class TestScaling:
 
     def test_increments_are_from_the_last_observed_value(self, gappy):
         squares = []
-        for run in gappy.values[:, :, 0] / gappy.values[:, :, 0][~np.isnan(gappy.values[:, :, 0])].std():
+        for run in (
+            gappy.values[:, :, 0] / gappy.values[:, :, 0][~np.isnan(gappy.values[:, :, 0])].std()
+        ):
             squares += (np.diff(run[~np.isnan(run)]) ** 2).tolist()
         assert Scaling.fit(gappy).increment[0] == pytest.approx(np.sqrt(np.mean(squares)))
 
@@ -61,7 +63,9 @@ class TestScaling:
         assert scaling.resolution[1] * scaling.sd[1] == pytest.approx(0.1, rel=1e-6)
 
     def test_a_metric_that_never_moves_has_units_too(self):
-        runs = bh.Runs.from_dataframe(tidy("a", np.array([[1.0, 2.0], [1.0, 3.0]])), metrics=["m0", "m1"])
+        runs = bh.Runs.from_dataframe(
+            tidy("a", np.array([[1.0, 2.0], [1.0, 3.0]])), metrics=["m0", "m1"]
+        )
         scaling = Scaling.fit(runs)
         assert scaling.sd[0] == 1
         assert np.isfinite(scaling.standardise(runs)).all()
@@ -99,7 +103,9 @@ class TestLogarithms:
         scaling = Scaling.fit(gappy, {"m0": 0.5})
         shift = 1e-6
         nudged = bh.Runs.from_dataframe(
-            gappy.to_dataframe().assign(m0=lambda rows: rows["m0"] + shift, m1=lambda rows: rows["m1"] + shift)
+            gappy.to_dataframe().assign(
+                m0=lambda rows: rows["m0"] + shift, m1=lambda rows: rows["m1"] + shift
+            )
         )
         slope = (scaling.standardise(nudged) - scaling.standardise(gappy)) / shift
         assert_allclose(

@@ -27,7 +27,10 @@ def problem(family, states, values, lengths=None, dwell=2, expected=5.0, **hyper
     design = design_of(values, family, lengths)
     layout = families.layout(family, values.shape[2])
     prior = Prior(
-        RegressionPrior(layout, states, **hyper), TransitionPrior(states, dwell, expected), None, dwell
+        RegressionPrior(layout, states, **hyper),
+        TransitionPrior(states, dwell, expected),
+        None,
+        dwell,
     )
     data = Encoded(design, None, torch.zeros(len(values), dtype=torch.float64))
     return prior, data
