@@ -21,7 +21,7 @@ from bayeshmm.emissions.likelihood import Law, log_likelihood
 from bayeshmm.emissions.regression import Precisions, RegressionPrior
 from bayeshmm.encoding import Encoded, Encoding
 from bayeshmm.runs import Runs
-from bayeshmm.transitions import Dirichlet, TransitionPrior
+from bayeshmm.transitions import Chain, Dirichlet, TransitionPrior
 
 
 @dataclass(frozen=True)
@@ -171,22 +171,44 @@ class HMM:
             Runs per step, drawn by Pyro's plate; None takes all.
         """
         prior, data = _prepared(self, runs)
-        chain = prior.transition.model().log
+        chain = prior.transition.model()
         law = regression_model(prior.regression, "")
-        rows, _ = log_likelihood(data.design, law)
-        total = messages.log_marginal(
-            chain.initial,
-            chain.transition,
-            rows,
-            lengths=data.design.lengths,
-            minimum_dwell=prior.minimum_dwell,
-        )
-        total = total + data.log_jacobian
+        total = run_log_densities(data, law, chain, prior.minimum_dwell)
         if prior.entry is not None and data.entry is not None:
             first, _ = log_likelihood(data.entry, regression_model(prior.entry, "entry_"))
             total = total + first[..., 0, 0]
         with pyro.plate("runs", len(runs), subsample_size=subsample_size) as index:
             pyro.factor("log_marginal", total[..., index])
+
+
+def run_log_densities(data: Encoded, law: Law, chain: Chain, minimum_dwell: int) -> Tensor:
+    """Log density of every run given the parameters, paths summed out.
+
+    Parameters
+    ----------
+    data
+        N runs.
+    law, chain
+        Values of the parameters, with any leading axes and an axis of runs of size 1 or N.
+    minimum_dwell
+        Rows.
+
+    Returns
+    -------
+    Tensor
+        Shape (..., N), in the units of the data. The first values of a dynamic family, whose law no
+        state enters, are left to the caller.
+    """
+    rows, _ = log_likelihood(data.design, law)
+    log = chain.log
+    total = messages.log_marginal(
+        log.initial,
+        log.transition,
+        rows,
+        lengths=data.design.lengths,
+        minimum_dwell=minimum_dwell,
+    )
+    return total + data.log_jacobian
 
 
 @lru_cache(maxsize=2)

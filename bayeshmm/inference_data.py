@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeshmm import messages
 from bayeshmm._arviz import az
 from bayeshmm.emissions.likelihood import Law, log_likelihood
+from bayeshmm.hmm import run_log_densities
 from bayeshmm.transitions import Chain, chain_logs
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ def inference_data(posterior: Posterior) -> Any:
     * ``path (run, time)``: -1 beyond the end of a run.
 
     ``log_likelihood/log_lik (run)`` is the log density of each run given the parameters of a draw,
-    the path summed out.
+    the path summed out; the first values enter by their expected law, the same in every draw.
+
+    ``arviz.summary`` uses the name ``metric`` for columns of its own: rename the dimension for it,
+    ``idata.posterior.rename(metric="of")``.
     """
     runs, chains = posterior.runs, posterior.draws.chains
 
@@ -135,21 +138,14 @@ def emission_parameters(posterior: Posterior) -> dict[str, Array]:
 def run_log_likelihoods(posterior: Posterior) -> Array:
     """Log density of every fitted run given each draw of the parameters, (draws, N)."""
     data = posterior.encoding.encode(posterior.runs)
-    draws, totals = posterior.draws, []
+    draws, dwell = posterior.draws, posterior.variational.prior.minimum_dwell
+    totals = []
     for first in range(0, len(draws.paths), DRAWS_AT_ONCE):
         some = slice(first, first + DRAWS_AT_ONCE)
-        rows, _ = log_likelihood(data.design, Law(*(part[some] for part in draws.law[:3])))
-        log = Chain(*(part[some] for part in draws.chain)).log
-        totals.append(
-            messages.log_marginal(
-                log.initial,
-                log.transition,
-                rows,
-                lengths=data.design.lengths,
-                minimum_dwell=posterior.variational.prior.minimum_dwell,
-            )
-        )
-    total = torch.cat(totals) + data.log_jacobian
+        law = Law(*(part[some] for part in draws.law[:3]))
+        chain = Chain(*(part[some] for part in draws.chain))
+        totals.append(run_log_densities(data, law, chain, dwell))
+    total = torch.cat(totals)
     entry = posterior.variational.entry
     if entry is not None and data.entry is not None:
         total = total + log_likelihood(data.entry, entry.regression.law)[0][:, 0, 0]

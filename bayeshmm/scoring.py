@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeshmm import messages
 from bayeshmm.emissions.likelihood import Law, log_likelihood
 from bayeshmm.emissions.regression import NormalInverseGamma
 from bayeshmm.encoding import Encoded, Encoding
-from bayeshmm.hmm import HMM, label_symmetries
+from bayeshmm.hmm import HMM, label_symmetries, run_log_densities
 from bayeshmm.inference.predictive import predict
 from bayeshmm.inference.search import refine, search
 from bayeshmm.inference.variational import VariationalFit
@@ -117,37 +116,22 @@ def step_ahead(runs: Runs, hmm: HMM, units: Encoding, mode: VariationalFit) -> f
     early = Runs.from_dataframe(frame[row < limit], metrics=runs.metrics)
     fitted = refine(hmm.prior(runs), units.encode(early), mode.states[:, : early.steps.shape[1]])
     law = plug_in(fitted.parameters.regression)
-    chain = fitted.parameters.chain.mean.log
-    totals = []
-    for some in (runs, early):
-        data = units.encode(some)
-        rows, _ = log_likelihood(data.design, law)
-        total = messages.log_marginal(
-            chain.initial,
-            chain.transition,
-            rows,
-            lengths=data.design.lengths,
-            minimum_dwell=fitted.prior.minimum_dwell,
-        )
-        totals.append(float((total + data.log_jacobian).sum()))
-    return (totals[0] - totals[1]) / float((runs.lengths - border).sum())
+    chain, dwell = fitted.parameters.chain.mean, fitted.prior.minimum_dwell
+    whole, start = (
+        float(run_log_densities(units.encode(some), law, chain, dwell).sum())
+        for some in (runs, early)
+    )
+    return (whole - start) / float((runs.lengths - border).sum())
 
 
 def bic(mode: VariationalFit, data: Encoded, rows: float) -> float:
     """BIC at the posterior means: -2 log likelihood + parameters x log rows."""
     parameters = mode.parameters
-    chain = parameters.chain.mean.log
-    densities, _ = log_likelihood(data.design, plug_in(parameters.regression))
-    total = messages.log_marginal(
-        chain.initial,
-        chain.transition,
-        densities,
-        lengths=data.design.lengths,
-        minimum_dwell=mode.prior.minimum_dwell,
-    )
+    law, dwell = plug_in(parameters.regression), mode.prior.minimum_dwell
+    total = run_log_densities(data, law, parameters.chain.mean, dwell)
     K, layout = mode.prior.regression.states, data.design.layout
     free = K * (int(layout.active.sum()) + layout.metrics) + K**2 - 1
-    likelihood = float((total + data.log_jacobian).sum())
+    likelihood = float(total.sum())
     if mode.entry is not None and data.entry is not None:
         first, _ = log_likelihood(data.entry, plug_in(mode.entry.regression))
         likelihood += float(first.sum())

@@ -48,8 +48,7 @@ class Design:
     response
         Increments (levels for `Gaussian`) in units of their scale, (N, T, D); 0 where unobserved.
     past
-        Features of the past, (N, T, D, P), zero where the response is unobserved beyond repair
-        (padding).
+        Features of the past, (N, T, D, P); zero beyond the end of a run.
     observed
         Whether the response exists, bool (N, T, D).
     lengths
