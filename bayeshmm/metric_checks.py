@@ -80,10 +80,11 @@ def dependent_metrics(runs: Runs) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for j in reversed(range(values.shape[2])):
         others = [i for i in remaining if i != j]
-        columns = _tied(increments, middle, j, others)
+        columns = _tied(increments, middle, j, others) if j in remaining else []
         if columns:
-            remaining.remove(j)
-            found[runs.metrics[j]] = [runs.metrics[i] for i in columns]
+            *kept, last = sorted([*columns, j])
+            remaining.remove(last)
+            found[runs.metrics[last]] = [runs.metrics[i] for i in kept]
     return found
 
 
@@ -114,12 +115,24 @@ def _tied(
             rows = ~(np.isnan(responses).any(-1) | np.isnan(X).any(-1))
             if rows.sum() < 4 * X.shape[1] or not responses[rows, 0].any():
                 continue
-            scale = np.sqrt((X[rows] ** 2).mean(0))
-            X = X[rows] / np.where(scale > 0, scale, 1.0)
-            left = responses[rows] - X @ np.linalg.lstsq(X, responses[rows])[0]
-            unexplained = ((left**2).mean(0) / (responses[rows] ** 2).mean(0)).min()
+            unexplained = min(_unexplained(X[rows], response) for response in responses[rows].T)
             if unexplained < best:
                 best, columns = unexplained, candidate
         if columns:
             return columns
     return []
+
+
+def _unexplained(X: NDArray[np.float64], response: NDArray[np.float64]) -> float:
+    """Share of `response` that a regression on `X` leaves, every row counting about the same.
+
+    Without the weights a few rows that move far, as at the start of training, would be explained
+    by as many coefficients, and stand for all the others.
+    """
+    size = np.abs(response)
+    weights = 1.0 / (size + np.median(size[size > 0]))
+    X, response = X * weights[:, None], response * weights
+    scale = np.sqrt((X**2).mean(0))
+    X = X / np.where(scale > 0, scale, 1.0)
+    left = response - X @ np.linalg.lstsq(X, response)[0]
+    return float((left**2).mean() / (response**2).mean())

@@ -69,6 +69,19 @@ class TestDependent:
         found = dependent_metrics(runs_of(frame, copy=frame["a"], again=-frame["a"]))
         assert sorted(found) == ["again", "copy"]
 
+    @pytest.mark.parametrize("runs", [1, 3])
+    def test_a_steep_start_does_not_stand_for_all_rows(self, runs):
+        """The few rows in which everything falls are explained by as many coefficients."""
+        rng = np.random.default_rng(0)
+        frame = wandering(noise=0.001, runs=runs)
+        start = np.exp(-frame["step"] / 0.7)
+        frame = frame.assign(
+            a=frame["a"] + 9 * start,
+            b=frame["b"] - 5 * start**2,
+            loss=4.8 * start + 0.01 + 1e-3 * rng.standard_normal(len(frame)),
+        )
+        assert dependent_metrics(bh.Runs.from_dataframe(frame)) == {}
+
     @pytest.mark.parametrize("seed", range(3))
     def test_independent_metrics_are_left_alone(self, seed):
         frame = wandering(seed=seed)
