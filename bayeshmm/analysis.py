@@ -204,8 +204,12 @@ def _lag(posterior: Posterior, row: pd.Series) -> str:
     side = "before" if row["lag"] < 0 else "after"
     gap = posterior.runs.step_gap
     lag, spread = abs(row["lag"]), row["lag_sd"]
-    rows = "" if gap is None else f" ({lag / gap:.1f} rows, SD {spread / gap:.1f})"
-    return f"{lag:.0f} steps {side} it, SD over runs {spread:.0f}{rows}"
+    rows = "" if gap is None else f" ({lag / gap:.1f} rows)"
+    text = f"{lag:.0f} steps{rows} {side} it"
+    if np.isnan(spread):  # a single run has no spread
+        return text
+    rows = "" if gap is None else f" ({spread / gap:.1f} rows)"
+    return f"{text}, SD over runs {spread:.0f} steps{rows}"
 
 
 def _save(drawn: Axes | ArrayLike, path: Path) -> None:

@@ -312,5 +312,7 @@ def _table(runs: Runs, candidates: Mapping[Key, Candidate]) -> pd.DataFrame:
 
 def _restart_agreement(restarts: pd.DataFrame) -> float:
     """Mean agreement with the best of the starts that were followed longest, the best aside."""
-    others = restarts[restarts["converged"]].iloc[1:]
+    starts = restarts[restarts["start"] >= 0]
+    longest = starts["sweeps"] == starts["sweeps"].max()
+    others = starts[longest].drop(index=0, errors="ignore")
     return float(others["agreement"].mean()) if len(others) else 1.0

@@ -9,7 +9,6 @@ the draws in which the event happens. Every time reported is a step that was rec
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -220,51 +219,6 @@ def containing_phase(
     for n in np.flatnonzero(happens):
         containing[n] = np.bincount(draws[:, n, rows[n]], minlength=K) / len(draws)
     return containing
-
-
-def entry_lags(
-    paths: ArrayLike,
-    steps: ArrayLike,
-    names: Sequence[Hashable],
-    state_names: Sequence[Hashable],
-    event_rows: ArrayLike,
-    level: float = 0.9,
-    entry: Literal["first", "nearest"] = "first",
-) -> pd.DataFrame:
-    """How long after an outside event each run enters each state.
-
-    Parameters
-    ----------
-    paths, steps, names, state_names, level
-        As for `entry_times`.
-    event_rows : array_like of int, (runs,)
-        Row of the event in each run; -1 where it never happens.
-    entry : {"first", "nearest"}
-        Which entry counts where a state is entered more than once.
-
-    Returns
-    -------
-    DataFrame
-        A row per state for every run in which the event happens: ``run, state, probability`` (that
-        it is ever entered), ``median, lower, upper`` of the step of entry minus the step of the
-        event, given that it is; negative if the state begins before the event.
-    """
-    draws = check_paths(paths, state_names, level, steps, names)
-    happens, rows = check_event_rows(draws, event_rows)
-    tables = []
-    for n, visits in enumerate(visits_by_run(draws)):
-        if not happens[n]:
-            continue
-        step = np.asarray(steps)[n]
-        if entry == "nearest":
-            distance = np.abs(step[visits.row] - step[rows[n]])
-            visits = visits.at(np.argsort(distance, kind="stable"))
-        chosen = visits.entries()
-        lag = step[chosen.row] - step[rows[n]]
-        tables.append(_per_state(names[n], state_names, chosen, lag, len(draws), level))
-    if not tables:
-        raise ValueError("the event happens in none of the runs")
-    return _joined(tables, level, confirmed=False)
 
 
 def boundary_entry_steps(paths: ArrayLike, steps: ArrayLike, state: int) -> NDArray[np.float64]:

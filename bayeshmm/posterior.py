@@ -217,11 +217,7 @@ class Posterior:
 
     def _repr_html_(self) -> str:
         """Show the phases as a table in a notebook."""
-        share = [(self.paths == k).sum() / (self.paths >= 0).sum() for k in range(self.states)]
-        visited = [(self.paths == k).any(-1).mean(0).sum() for k in range(self.states)]
-        table = pd.DataFrame(
-            {"share of rows": share, "runs that visit": visited}, index=list(self.state_names)
-        )
+        table = phases.state_occupancy(self.paths, self.state_names)
         return f"<p>{repr(self).replace('<', '&lt;')}</p>{table.round(3).to_html()}"
 
     def _dwell_in_steps(self) -> str:

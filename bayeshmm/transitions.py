@@ -252,18 +252,12 @@ class TransitionPrior:
             total = total + (law.exp() * (law - log_prior - expected)).sum(-1)
         return total
 
-    def sample(
-        self, chain: Chain, counts: Counts, generator: torch.Generator
-    ) -> tuple[Chain, ChainPosterior]:
-        """Gibbs step: hyper-parameters given `chain`, then the chain given `counts`.
-
-        Returns the new chain and the law that it was drawn from.
-        """
+    def sample(self, chain: Chain, counts: Counts, generator: torch.Generator) -> Chain:
+        """Gibbs step: hyper-parameters given `chain`, then the chain given `counts`."""
         log_exits, log_jumps = chain_logs(chain)
         grid = self.posterior_grid(log_exits, log_jumps)
         point = self.grid_point(grid, generator)
-        posterior = self.prior_law(point).updated(counts)
-        return posterior.sample(generator), posterior
+        return self.prior_law(point).updated(counts).sample(generator)
 
     def grid_point(self, grid: Grid, generator: torch.Generator) -> Grid:
         """Draw one point of the grid, as a degenerate law."""

@@ -106,7 +106,7 @@ def sweep(prior: Prior, design: Design, state: State, generator: torch.Generator
     conditional = prior.regression.posterior(*moments(design, weights, filled), state.precisions)
     law = conditional.sample(generator)
     precisions = prior.regression.posterior_shrinkage(law).sample(generator)
-    chain, _ = prior.transition.sample(
+    chain = prior.transition.sample(
         state.chain, path_counts(paths, prior.regression.states, prior.minimum_dwell), generator
     )
     return State(law, precisions, chain, paths)

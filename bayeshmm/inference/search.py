@@ -59,8 +59,8 @@ def search(
     restarts
         A row per start: ``objective`` (evidence lower bound reached), ``agreement`` (share of
         rows on which it agrees with the best after matching of states), ``sweeps`` and
-        ``converged`` (False where it was given up for being behind). Start -1 is what moves out
-        of the best start's mode found, where they found something better.
+        ``converged`` (False where it was given up for being behind, or ran out of sweeps). Start
+        -1 is what moves out of the best start's mode found, where they found something better.
     """
     K = prior.regression.states
     starts = 1 if K == 1 else starts
@@ -68,19 +68,17 @@ def search(
     ascent = CoordinateAscent(prior, data, states)
     alive = torch.arange(starts)
     record: dict[int, tuple[float, Tensor, int, bool]] = {}
-    done = 0
     with tqdm(total=len(ROUNDS), desc=f"{K} states", disable=not progress, leave=False) as bar:
         for sweeps, survivors in ROUNDS:
             ascent.run(sweeps, TOLERANCE)
-            done += sweeps
             ranked = torch.argsort(ascent.bound, descending=True, stable=True)
             last = survivors == 1
             for place in ranked[0 if last else survivors :].tolist():
                 record[int(alive[place])] = (
                     float(ascent.bound[place]),
                     ascent.expectation.states[place],
-                    done,
-                    last,
+                    ascent.sweeps,
+                    last and ascent.converged,
                 )
             ascent.keep(ranked[:survivors])
             alive = alive[ranked[:survivors]]
@@ -89,7 +87,12 @@ def search(
         improved = improve(ascent, data, starts, seed)
         if improved is not ascent:
             ascent = improved
-            record[MOVES] = (float(ascent.bound[0]), ascent.expectation.states[0], done, True)
+            record[MOVES] = (
+                float(ascent.bound[0]),
+                ascent.expectation.states[0],
+                ascent.sweeps,
+                ascent.converged,
+            )
     best = ascent.expectation.states[0].numpy()
     restarts = pd.DataFrame(
         [

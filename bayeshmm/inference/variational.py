@@ -167,9 +167,12 @@ class CoordinateAscent:
             self.design, law, self.parameters.chain.expected_log, prior.minimum_dwell, False
         )
         self.bound = torch.full(batch[:1], -torch.inf, dtype=torch.float64)
+        self.sweeps = 0
+        self.converged = False
 
     def sweep(self) -> Tensor:
         """Update everything once; returns the bound of every start, (B,)."""
+        self.sweeps += 1
         prior, last = self.prior, self.expectation
         law = prior.regression.posterior(
             *moments(self.design, last.states, last.completions),
@@ -192,7 +195,8 @@ class CoordinateAscent:
         """Sweep until no bound rises by more than `tolerance` nats, at most `sweeps` times."""
         for _ in range(sweeps):
             before = self.bound
-            if bool((self.sweep() - before < tolerance).all()):
+            self.converged = bool((self.sweep() - before < tolerance).all())
+            if self.converged:
                 return
 
     def keep(self, starts: Tensor) -> None:

@@ -167,18 +167,6 @@ def test_event_beyond_the_run_is_an_error():
         phases.containing_phase(PATHS, [2, 1, 0])
 
 
-def test_entry_lags_first_and_nearest():
-    first = phases.entry_lags(PATHS, STEPS, NAMES, STATES, [4, -1])
-    assert first["run"].tolist() == ["a"] * 3
-    assert row(first, state="plateau").tolist()[2:] == [0.75, -70, -70, -50]
-    assert row(first, state="warm-up").tolist()[2:] == [1, -80, -80, -80]
-    nearest = phases.entry_lags(PATHS, STEPS, NAMES, STATES, [4, -1], entry="nearest")
-    # Draw 0 at 30; draw 1 at 80 itself; draw 2 at 70 (100 is further from 80).
-    assert row(nearest, state="plateau").tolist()[2:] == [0.75, -10, -50, 0]
-    with pytest.raises(ValueError, match="none of the runs"):
-        phases.entry_lags(PATHS, STEPS, NAMES, STATES, [-1, -1])
-
-
 def test_boundary_entry_steps_are_the_medians_of_probable_entries():
     np.testing.assert_array_equal(phases.boundary_entry_steps(PATHS, STEPS, 1), [10, 25])
     np.testing.assert_array_equal(phases.boundary_entry_steps(PATHS, STEPS, 2), [np.nan] * 2)
