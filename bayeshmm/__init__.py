@@ -10,6 +10,7 @@
 from bayeshmm import messages, plots
 from bayeshmm.alignment import agreement, match_states
 from bayeshmm.comparison import Comparison, ComparisonWarning, compare
+from bayeshmm.distributions import HiddenMarkov
 from bayeshmm.emissions.families import Autoregressive, Emission, Gaussian
 from bayeshmm.fitting import ConvergenceWarning, fit
 from bayeshmm.hmm import HMM
@@ -28,6 +29,7 @@ __all__ = [
     "Dirichlet",
     "Emission",
     "Gaussian",
+    "HiddenMarkov",
     "MetricWarning",
     "Posterior",
     "Runs",

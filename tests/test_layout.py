@@ -16,7 +16,7 @@ ROWS = (
     {"messages", "alignment", "defaults", "_arviz"},
     {"tidy", "sources", "runs", "audit"},
     {"scaling", "metric_checks"},
-    {"transitions", "emissions"},
+    {"transitions", "emissions", "distributions"},
     {"encoding"},
     {"hmm"},
     {"inference"},
@@ -32,8 +32,9 @@ HEIGHT = {room: height for height, row in enumerate(ROWS) for room in row}
 # What a room may use besides the standard library, where that is narrow; who may draw; who may read
 # the run store, the one part of `training` that `bayeshmm` knows.
 LIBRARIES = {
-    "messages": {"numba", "numpy", "torch"},
+    "messages": {"llvmlite", "numba", "numpy", "torch"},
     "alignment": {"numpy", "scipy"},
+    "distributions": {"pyro", "torch"},
     "tidy": {"numpy", "pandas"},
     "sources": {"numpy", "pandas"},
     "runs": {"numpy", "pandas"},

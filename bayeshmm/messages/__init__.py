@@ -32,14 +32,16 @@ import torch
 from torch import Tensor
 
 from bayeshmm.messages import kernel, reference
-from bayeshmm.messages.chain import Chain, ExpectedCounts, Viterbi, check
+from bayeshmm.messages.chain import Chain, ExpectedCounts, Prediction, Viterbi, check
 
 __all__ = [
     "ExpectedCounts",
+    "Prediction",
     "Viterbi",
     "expected_counts",
     "filter",
     "log_marginal",
+    "predict",
     "sample_paths",
     "smooth",
     "viterbi",
@@ -148,9 +150,32 @@ def filter(
         As `log_marginal`, and if a run is impossible.
     """
     chain = check(log_initial, log_transition, log_likelihood, lengths, minimum_dwell)
-    probability, log_predictive = _backend(chain).filter(chain)
-    _require_possible(chain, log_predictive.sum(-1))
-    return probability
+    filtered = _backend(chain).filter(chain)
+    _require_possible(chain, filtered.log_predictive.sum(-1))
+    return filtered.state
+
+
+def predict(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    *,
+    lengths: Lengths = None,
+    minimum_dwell: Dwell = 1,
+) -> Prediction:
+    """Density and state of every row, given the rows before it.
+
+    Causal like `filter`, if the rows of the transition matrix sum to one. To forecast s rows, let
+    the last s rows of ``log_likelihood`` be zeros.
+
+    Raises
+    ------
+    ValueError
+        As `log_marginal`. An impossible row is no error: it has log density -inf.
+    """
+    chain = check(log_initial, log_transition, log_likelihood, lengths, minimum_dwell)
+    filtered = _backend(chain).filter(chain)
+    return Prediction(filtered.log_predictive, filtered.predicted)
 
 
 def viterbi(
@@ -239,7 +264,7 @@ def _require_possible(chain: Chain, log_marginal: Tensor) -> None:
     if not bool(impossible.any()):
         return
     run = int(impossible.nonzero()[0])
-    _, log_predictive = _backend(chain).filter(chain)
+    log_predictive = _backend(chain).filter(chain).log_predictive
     rows = log_predictive.reshape(-1, log_predictive.shape[-1])[run]
     raise ValueError(
         f"run {run} (counted along the flattened batch) is impossible: no path of positive "

@@ -1,190 +1,286 @@
-"""The compiled backward pass: what every row's future says about its state.
+"""The compiled backward pass: what the rows from t on say about the state of row t.
 
-Messages are logs, normalised at every row by the largest that any path can reach (a state that is
-never entered may fit far better than all others). Sums are linear where a certificate shows that
-nothing was lost, exact log-sum-exp elsewhere. A row is *free* once its visit has lasted ``dwell``
-rows. The likelihood of a whole dwell is a sum over two partial blocks of rows, never a difference
-of cumulative sums, so neither -inf nor an outlier reaches a window that does not contain it.
+For a state k, ``entry`` is the density of the rows from t on if a visit to k starts at t, ``free``
+that if row t is a row of k after its dwell, ``future`` that of the rows after such a row:
 
-Compiled functions call none of another file, since numba's cache goes by file.
+    future[t-1, k] = A[k, k] free[t, k] + sum over j != k of A[k, j] entry[t, j]
+    free[t, k]     = b[t, k] future[t, k]
+    entry[t, k]    = b[t, k] ... b[t+w, k] future[t+w, k],        w = dwell[k] - 1.
+
+Messages are extended numbers (`bayeshmm.messages.extended`), so none can underflow. A row is summed
+relative to its best entry; where a sum comes out so small or large that something may have been
+cut, it is formed again in full. The likelihood of a whole dwell is the sum of two partial blocks of
+rows, never a difference of cumulative sums, so neither -inf nor an outlier reaches a window
+that does not contain it (van Herk 1992; Gil and Werman 1993).
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, prange
 
-from bayeshmm.messages.chain import Array, Arrays
+from bayeshmm.messages.chain import Array
+from bayeshmm.messages.compilation import SOURCES, compiled
+from bayeshmm.messages.extended import LOWEST, exponentials, logarithm, normalised, scale, weights
+from bayeshmm.messages.lanes import WIDTH, gather, largest, load, maximum, spread, store, where_less
 
-# Weights below exp(NEGLIGIBLE) are dropped: less than 1e-20 of a sum of at least CERTAIN.
-NEGLIGIBLE = -650.0
-CERTAIN = 1e-260
+CERTAIN = 900.0
+"""Size, as a power of two, up to which a sum of weights has lost nothing: what `scale` cuts off is
+2^-1000, at most 2^-100 of it."""
 
 
-@njit(parallel=True, cache=True)
-def look_back(runs: Arrays, messages: Arrays, log_density: Array, maximise: bool) -> None:
-    """Fill messages and the log densities of the runs, or those of their best paths.
+class Runs(NamedTuple):
+    """A batch of runs. Every input is stored once, and runs point to theirs."""
 
-    Parameters
-    ----------
-    runs, messages : tuple of arrays
-        The fields of `kernel.Runs` and, to be filled, of `kernel.Messages`.
-    log_density : array
-        (runs,), to be filled.
-    maximise : bool
-        Over paths, in place of summing over them.
+    log_initial: Array  # (initials, K)
+    initial: Array  # its exponential
+    log_transition: Array  # (transitions, S, K, K), S = 1 if constant: matrix s rules s -> s + 1
+    transition: Array  # its exponential
+    log_likelihood: Array  # (data, T, K)
+    dwell: Array  # (W,): W is K filled up to whole lanes
+    lengths: Array  # (runs,)
+    which: Array  # (runs, 3): which initial, transition and data
+
+
+class Run(NamedTuple):
+    """One of them, n rows."""
+
+    log_initial: Array  # (K,)
+    initial: Array  # (K,)
+    log_transition: Array  # (S, K, K)
+    transition: Array  # (S, K, K)
+    log_likelihood: Array  # (n, K)
+    dwell: Array  # (W,)
+
+
+class Messages(NamedTuple):
+    """Messages of one run, for row t and state k at t * W + k, and room to work in.
+
+    The arrays of messages have room for one more row than the longest run.
     """
-    for i in prange(len(log_density)):
-        _mark_reachable(runs, messages, i)
-        log_density[i] = _backward(runs, messages, i, maximise)
+
+    free: Array  # mantissas
+    free_exponent: Array
+    entry: Array  # the arrays of free if no state has a dwell
+    entry_exponent: Array
+    future: Array
+    future_exponent: Array
+    top: Array  # (T,), largest exponent among the entries of a row
+    exists: Array  # (W,), 1 for states, 0 for lanes that fill up
+    stay: Array  # (W,), diagonal of the transition matrix
+    move: Array  # (K * W,), the rest of it: [j, k] is k -> j in `look_back`, j -> k in `count`
+    row: Array  # (W,)
+    rows: Array  # (W,), whole numbers
 
 
 @njit
-def _mark_reachable(runs: Arrays, messages: Arrays, i: int) -> None:
-    """Write 0 where a path can arrive as an entry or free, -inf elsewhere."""
-    log_initials, log_transitions, _, _, log_likelihoods, dwell, lengths, which = runs
-    initial, transition, data = which[i]
-    log_initial, log_transition = log_initials[initial], log_transitions[transition]
-    log_likelihood = log_likelihoods[data]
-    entry, free = messages[0][i], messages[1][i]
-    n, K = lengths[i], len(dwell)
-    per_step = len(log_transition) > 1
-    impossible = np.full(K, -1)  # last row that the state cannot have emitted
-    was_free = np.zeros(K, np.bool_)
-    is_free = np.zeros(K, np.bool_)
-    for t in range(n):
-        s = t - 1 if per_step else 0
-        for k in range(K):
-            stays = was_free[k] and log_transition[s, k, k] > -np.inf
-            enters = t == 0 and log_initial[k] > -np.inf
-            for j in range(K):
-                if enters:
-                    break
-                enters = was_free[j] and j != k and log_transition[s, j, k] > -np.inf
-            free[t, k] = 0.0 if stays else -np.inf
-            entry[t, k] = 0.0 if enters else -np.inf
-            if log_likelihood[t, k] == -np.inf:
-                impossible[k] = t
-            start = t - dwell[k] + 1
-            settles = start > impossible[k] and entry[start, k] == 0.0
-            is_free[k] = impossible[k] < t and (stays or settles)
-        was_free, is_free = is_free, was_free
+def room(runs: Runs) -> Messages:
+    """Room for the messages of any of these runs."""
+    _, T, K = runs.log_likelihood.shape
+    W = len(runs.dwell)
+    rows = (T + 1) * W
+    free, free_exponent = np.empty(rows), np.empty(rows)
+    entry, entry_exponent = free, free_exponent
+    if runs.dwell.max() > 1:
+        entry, entry_exponent = np.empty(rows), np.empty(rows)
+    exists = np.zeros(W)
+    exists[:K] = 1.0
+    return Messages(
+        free,
+        free_exponent,
+        entry,
+        entry_exponent,
+        np.empty(rows),
+        np.empty(rows),
+        np.empty(T),
+        exists,
+        np.zeros(W),
+        np.zeros(K * W),
+        np.zeros(W),
+        np.zeros(W, np.int64),
+    )
 
 
 @njit
-def _backward(runs: Arrays, messages: Arrays, i: int, maximise: bool) -> float:
-    """Fill the messages of a run; return its log density, or that of its best path."""
-    log_initials, log_transitions, stays, jumps, log_likelihoods, dwell, lengths, which = runs
-    entries, frees, entry_weights, free_weights, totals = messages
-    initial, transition, data = which[i]
-    log_initial = log_initials[initial]
-    log_transition, log_likelihood = log_transitions[transition], log_likelihoods[data]
-    stay, jump = stays[transition], jumps[transition]
-    entry, free, total = entries[i], frees[i], totals[i]
-    entry_weight, free_weight = entry_weights[i], free_weights[i]
-    n, K = lengths[i], len(dwell)
-    per_step = len(log_transition) > 1
-    future = np.empty((n, K))  # log density of the rows after t if t is free, rescaled
-    scale = np.empty(n)
-    future[n - 1] = 0.0
-    level = lost = 0.0  # sum of the scales, compensated (Neumaier 1974)
-    # The w = dwell - 1 rows after t, by blocks of w rows: what is left of the block of t, as a
-    # running sum, and as many of the next block as fill up, from its prefix sums.
-    rest = np.zeros(K)
-    prefix = np.zeros((K, dwell.max()))
-    place = (n - 1) % np.maximum(dwell - 1, 1)  # of t in its block
+def run(runs: Runs, i: int) -> Run:
+    """Inputs of run i."""
+    initial, transition, data = runs.which[i]
+    return Run(
+        runs.log_initial[initial],
+        runs.initial[initial],
+        runs.log_transition[transition],
+        runs.transition[transition],
+        runs.log_likelihood[data, : runs.lengths[i]],
+        runs.dwell,
+    )
+
+
+@njit
+def look_back(run: Run, messages: Messages) -> float:
+    """Fill the messages of a run; return its log density."""
+    free, free_exponent, entry, entry_exponent, future, future_exponent, tops = messages[:7]
+    exists, stay, move, weight, rows = messages[7:]
+    n, K = run.log_likelihood.shape
+    W = len(run.dwell)
+    dwell, w = run.dwell, run.dwell[0] - 1
+    dwelling = dwell.max() > 1
+    one_dwell = dwell.min() == dwell.max()
+    per_step = len(run.transition) > 1
+
+    level, lost = _centre(run.log_likelihood, free, W)
+    if dwelling:
+        _add_windows(free, dwell, n, future, entry, rows)
+        exponentials(entry, entry, entry_exponent, n * W)
+    exponentials(free, free, free_exponent, n * W)
+    for i in range((n - 1) * W, n * W, WIDTH):
+        store(future, i, spread(1.0))
+        store(future_exponent, i, spread(0.0))
+    if not per_step:
+        _arrivals(run.transition[0], stay, move)
 
     for t in range(n - 1, -1, -1):
-        top = best_fit = -np.inf
-        for k in range(K):
-            fit = log_likelihood[t, k]
-            settled = t + dwell[k] - 1
-            later = future[settled, k] if settled < n else 0.0
-            free[t, k] += fit + future[t, k]
-            entry[t, k] += fit + (rest[k] + prefix[k, place[k]]) + later
-            if free[t, k] > top:
-                top = free[t, k]
-            if entry[t, k] > top:
-                top = entry[t, k]
-            if fit > best_fit:
-                best_fit = fit
-        dwelling = top == -np.inf  # all paths are inside their first dwell
+        here, before = t * W, (t - 1) * W
+        for i in range(here, here + W, WIDTH):
+            store(free, i, load(free, i) * load(future, i))
+            store(free_exponent, i, load(free_exponent, i) + load(future_exponent, i))
         if dwelling:
-            top = best_fit if best_fit > -np.inf else 0.0
-        scale[t] = top
-        step = level + top
-        lost += (level - step) + top if abs(level) >= abs(top) else (top - step) + level
-        level = step
-
-        for k in range(K):
-            free[t, k] -= top
-            entry[t, k] -= top
-            w = dwell[k] - 1
-            if place[k] > 0:
-                rest[k] += log_likelihood[t, k] - top
-                place[k] -= 1
-            elif w > 0:
-                rest[k] = running = 0.0
-                place[k] = w - 1
-                for r in range(w):
-                    if t + r < n:
-                        running += log_likelihood[t + r, k] - scale[t + r]
-                    prefix[k, r] = running
+            settled = min(t + w, n - 1) * W
+            if not one_dwell:
+                for k in range(W):
+                    rows[k] = min(t + dwell[k] - 1, n - 1)
+            for k in range(0, W, WIDTH):
+                if one_dwell:
+                    m, e = load(future, settled + k), load(future_exponent, settled + k)
+                else:
+                    m, e = gather(future, rows, k, W), gather(future_exponent, rows, k, W)
+                store(entry, here + k, load(entry, here + k) * m)
+                store(entry_exponent, here + k, load(entry_exponent, here + k) + e)
+        highest = load(entry_exponent, here)
+        for i in range(here + WIDTH, here + W, WIDTH):
+            highest = maximum(highest, load(entry_exponent, i))
+        top = max(largest(highest), LOWEST)
+        tops[t] = top
         if t == 0:
             break
 
-        s = t - 1 if per_step else 0
-        if dwelling:
-            future[t - 1] = -np.inf
-            continue
-        if maximise:
-            for k in range(K):
-                best = log_transition[s, k, k] + free[t, k]
-                for j in range(K):
-                    candidate = log_transition[s, k, j] + entry[t, j]
-                    if candidate > best and j != k:
-                        best = candidate
-                future[t - 1, k] = best
-            continue
-        best_entry = -np.inf
-        for j in range(K):
-            if entry[t, j] > best_entry:
-                best_entry = entry[t, j]
-        for j in range(K):
-            entry_weight[t, j] = _exp(entry[t, j] - best_entry)
-            if free[t, j] == entry[t, j]:
-                free_weight[t, j] = entry_weight[t, j]
-            else:
-                free_weight[t, j] = _exp(free[t, j] - best_entry)
-        for k in range(K):
-            weight = stay[s, k] * free_weight[t, k]
+        if per_step:
+            _arrivals(run.transition[t - 1], stay, move)
+        for k in range(0, W, WIDTH):
+            store(weight, k, load(entry, here + k) * scale(load(entry_exponent, here + k) - top))
+        size = 0.0
+        for k in range(0, W, WIDTH):
+            settled = load(free, here + k) * scale(load(free_exponent, here + k) - top)
+            total = load(stay, k) * settled
             for j in range(K):
-                weight += jump[s, k, j] * entry_weight[t, j]
-            if CERTAIN <= weight <= 1.0 / CERTAIN:
-                total[t - 1, k] = weight
-                future[t - 1, k] = best_entry + np.log(weight)
-            else:
-                total[t - 1, k] = 0.0
-                future[t - 1, k] = _logsumexp(log_transition[s, k], entry[t], free[t], k)
-    if maximise:
-        return (log_initial + entry[0]).max() + (level + lost)
-    return _logsumexp(log_initial, entry[0], entry[0], 0) + (level + lost)
+                total = total + load(move, j * W + k) * weight[j]
+            m, e = normalised(total, 0.0)
+            store(future, before + k, m)
+            store(future_exponent, before + k, e + top)
+            size = max(size, largest(where_less(0.0, load(exists, k), e * e, 0.0)))
+        if size < CERTAIN * CERTAIN:
+            continue
+        s = t - 1 if per_step else 0
+        for k in range(K):
+            i = before + k
+            if not abs(future_exponent[i] - top) < CERTAIN:
+                total, e = weights(
+                    run.transition[s, k],
+                    run.log_transition[s, k],
+                    entry[here : here + K],
+                    entry_exponent[here : here + K],
+                    k,
+                    free[here + k],
+                    free_exponent[here + k],
+                    weight,
+                )
+                future[i], future_exponent[i] = normalised(total, e)
+    total, top = weights(
+        run.initial, run.log_initial, entry[:K], entry_exponent[:K], 0, entry[0], entry_exponent[0], weight
+    )
+    return logarithm(total, top, level, lost)
 
 
 @njit
-def _exp(x: float) -> float:
-    """Exponential without the negligible; not finite if there is no entry to be relative to."""
-    return 0.0 if x < NEGLIGIBLE else np.exp(x)
+def _centre(log_likelihood: Array, centred: Array, W: int) -> tuple[float, float]:
+    """Take the best fit off every row; return the sum, compensated (Neumaier 1974)."""
+    n, K = log_likelihood.shape
+    level = lost = 0.0
+    for t in range(n):
+        best = log_likelihood[t, 0]
+        for k in range(1, K):
+            best = max(best, log_likelihood[t, k])
+        if best == -np.inf:
+            best = 0.0
+        step = level + best
+        lost += (level - step) + best if abs(level) >= abs(best) else (best - step) + level
+        level = step
+        for k in range(K):
+            centred[t * W + k] = log_likelihood[t, k] - best
+        for k in range(K, W):
+            centred[t * W + k] = -np.inf
+    return level, lost
+
+
+@njit(forceinline=True)
+def _arrivals(transition: Array, stay: Array, move: Array) -> None:
+    """Lay a transition matrix out by the state that is moved to."""
+    K, W = len(transition), len(stay)
+    for k in range(K):
+        for j in range(K):
+            move[j * W + k] = transition[k, j]
+        move[k * W + k] = 0.0
+        stay[k] = transition[k, k]
 
 
 @njit
-def _logsumexp(log_weight: Array, entry: Array, free: Array, k: int) -> float:
-    """Exact sum over the moves from k: to k itself by ``free``, to the others by ``entry``."""
-    top = log_weight[k] + free[k]
-    for j in range(len(entry)):
-        if j != k:
-            top = max(top, log_weight[j] + entry[j])
-    if top == -np.inf:
-        return top
-    total = 0.0
-    for j in range(len(entry)):
-        total += np.exp(log_weight[j] + (free[j] if j == k else entry[j]) - top)
-    return top + np.log(total)
+def _add_windows(
+    logs: Array, dwell: Array, n: int, prefix: Array, window: Array, rows: Array
+) -> None:
+    """Add up the ``dwell[k]`` rows from t on; rows past the last count zero.
+
+    Blocks of w = dwell - 1 rows: the rows t..t+w are a block's suffix and the prefix of the next.
+    """
+    W = len(dwell)
+    one_dwell = dwell.min() == dwell.max()
+    block = np.maximum(dwell - 1, 1).astype(np.float64)
+    place = np.zeros(W)  # of a row in its block
+    rest = np.zeros(W)  # of its block after it
+    for t in range(n):
+        for k in range(0, W, WIDTH):
+            i, p = t * W + k, load(place, k)
+            before = load(prefix, i - W) if t > 0 else spread(0.0)
+            store(prefix, i, load(logs, i) + where_less(0.0, p, before, 0.0))
+            store(place, k, where_less(p + 1.0, load(block, k), p + 1.0, 0.0))
+    prefix[n * W : (n + 1) * W] = 0.0  # a row for what is not there
+    final = (n - 1) // block * block  # first row of the last block
+    final[dwell == 1] = 0.0
+    place[:] = (n - 1) % block
+    for t in range(n - 1, -1, -1):
+        ahead = (min(t + dwell[0] - 1, n - 1) if t < final[0] else n) * W
+        if not one_dwell:
+            for k in range(W):
+                rows[k] = min(t + dwell[k] - 1, n - 1) if t < final[k] else n
+        for k in range(0, W, WIDTH):
+            i, p = t * W + k, load(place, k)
+            later = load(prefix, ahead + k) if one_dwell else gather(prefix, rows, k, W)
+            suffix = load(logs, i) + load(rest, k)
+            store(window, i, suffix + later)
+            store(rest, k, where_less(0.0, p, suffix, 0.0))
+            store(place, k, where_less(0.0, p, p, load(block, k)) - 1.0)
+
+
+def _entry_point(sources: str) -> Any:  # a closure: see `compilation`
+    @compiled
+    def log_marginals(runs: Runs, chunks: int, log_marginal: Array) -> None:
+        """Fill log_marginal, (runs,)."""
+        sources  # noqa: B018
+        N = len(log_marginal)
+        for chunk in prange(chunks):
+            messages = room(runs)
+            for i in range(chunk * N // chunks, (chunk + 1) * N // chunks):
+                log_marginal[i] = look_back(run(runs, i), messages)
+
+    return log_marginals
+
+
+log_marginals = _entry_point(SOURCES)

@@ -63,6 +63,41 @@ class ExpectedCounts(NamedTuple):
     entry: Tensor
 
 
+class Prediction(NamedTuple):
+    """What is known of every row given the rows before it.
+
+    Attributes
+    ----------
+    log_density : Tensor
+        (..., T), log density of row t given the rows before it. They add up to the log marginal.
+        -inf from the first impossible row on; 0 beyond the run's length.
+    state : Tensor
+        (..., T, K), probability of state k in row t given the rows before it, the initial law in
+        the first row; 0 beyond the run's length.
+    """
+
+    log_density: Tensor
+    state: Tensor
+
+
+class Filtered(NamedTuple):
+    """Result of the causal pass.
+
+    Attributes
+    ----------
+    state : Tensor
+        (..., T, K), probability of state k in row t given the rows up to it.
+    predicted : Tensor
+        (..., T, K), the same given the rows before it.
+    log_predictive : Tensor
+        (..., T), log density of row t given the rows before it.
+    """
+
+    state: Tensor
+    predicted: Tensor
+    log_predictive: Tensor
+
+
 class Chain(NamedTuple):
     """Checked inputs: float64 tensors whose batch dimensions broadcast against one another.
 

@@ -1,149 +1,291 @@
 """Compiled causal pass: state probabilities and predictive densities, row by row.
 
-Per state two log messages are carried, normalised by the density of the rows so far: free (the
-visit has lasted its dwell) and young (it has not). Visits that are still young are summed by
-blocks of w = dwell - 1 rows: those that started in the current block in a running sum, those of
-the block before in sums over its last rows. Nothing is ever subtracted.
+Joint densities of a state and the rows so far are carried as extended numbers: ``free`` for states
+past their dwell, ``young`` for those inside it, ``arrived`` for a visit that starts in a row, given
+the rows before. With w = dwell - 1,
 
-Everything compiled that this pass calls is in this file: numba's cache goes by file.
+    arrived[t, j] = sum over k != j of free[t-1, k] A[k, j]
+    free[t, k]    = b[t, k] (free[t-1, k] A[k, k] + arrived[t-w, k] b[t-w, k] ... b[t-1, k])
+    young[t, k]   = sum over s = t-w+1..t of arrived[s, k] b[s, k] ... b[t, k].
+
+Visits that are still young are summed by blocks of w rows: those that started in the current block
+in a running sum, those of the block before in sums over its last rows. Nothing is ever
+subtracted, and no row sees a later one.
 """
+
+from typing import Any
 
 import numpy as np
 from numba import njit, prange
 
-from bayeshmm.messages.backward import CERTAIN, NEGLIGIBLE
+from bayeshmm.messages.backward import CERTAIN, Run, Runs, run
 from bayeshmm.messages.chain import Array, Arrays
+from bayeshmm.messages.compilation import SOURCES, compiled
+from bayeshmm.messages.extended import (
+    LN2_HIGH,
+    LN2_LOW,
+    LOWEST,
+    NOTHING,
+    exponential,
+    exponentials,
+    normalised,
+    plus,
+    scale,
+    weights,
+)
+from bayeshmm.messages.forward import departures
+from bayeshmm.messages.lanes import (
+    WIDTH,
+    constant,
+    gather,
+    get,
+    largest,
+    load,
+    maximum,
+    put,
+    spread,
+    store,
+    where_less,
+)
 
 
-@njit(parallel=True, cache=True)
-def filter_runs(runs: Arrays, probability: Array, log_predictive: Array) -> None:
-    """Fill (runs, T, K) filtered probabilities and (runs, T) log predictive densities.
+@njit
+def filter_run(
+    run: Run, room: Arrays, filtered: Array, predicted: Array, log_predictive: Array
+) -> None:
+    """Fill (T, K) probabilities given the rows up to each and before each, (T,) log densities.
 
     From the first row that is impossible given those before it, the former are 0, the latter -inf.
+    ``room`` is eight arrays for T rows and one more, of W each, mantissas and exponents by turns.
     """
-    for i in prange(len(probability)):
-        log_initial, log_transition, _, jump, log_likelihood, dwell, lengths, which = runs
-        initial, transition, data = which[i]
-        _filter(
-            log_initial[initial],
-            log_transition[transition],
-            jump[transition],
-            log_likelihood[data, : lengths[i]],
-            dwell,
-            probability[i],
-            log_predictive[i],
-        )
+    fit, fit_e, arrived, arrived_e, mature, mature_e, later, later_e = room
+    dwell, transition = run.dwell, run.transition
+    n, K = run.log_likelihood.shape
+    W, w = len(dwell), dwell[0] - 1
+    dwelling = dwell.max() > 1
+    one_dwell = dwell.min() == dwell.max()
+    per_step = len(transition) > 1
+    free, free_e = np.zeros(W), np.full(W, NOTHING)
+    young, young_e = np.zeros(W), np.full(W, NOTHING)
+    recent, recent_e = np.zeros(W), np.full(W, NOTHING)  # visits that started in this block
+    prefix, prefix_e = np.ones(W), np.zeros(W)  # likelihood of its rows so far
+    place = np.zeros(W, np.int64)  # of the row in it
+    stay, move, row, spare = np.zeros(W), np.zeros(K * W), np.zeros(W), np.zeros(W)
+    exists, width = np.zeros(W), (dwell - 1).astype(np.float64)
+    exists[:K] = 1.0
+    rows, next_rows = np.zeros(W, np.int64), np.zeros(W, np.int64)
 
-
-@njit
-def _filter(
-    log_initial: Array,
-    log_transition: Array,
-    jump: Array,
-    log_likelihood: Array,
-    dwell: Array,
-    probability: Array,
-    log_predictive: Array,
-) -> None:
-    n, K = log_likelihood.shape
-    per_step = len(log_transition) > 1
-    widest = dwell.max()
-    free = np.full(K, -np.inf)
-    young = np.empty(K)
-    arrived = log_initial.copy()  # log probability that a visit starts in this row
-    started = np.empty((K, widest))  # the same, for the rows of the current block
-    recent = np.full(K, -np.inf)  # density of visits that started in it, before this row
-    prefix = np.zeros(K)  # likelihood of its rows, before this one
-    mature = np.full((K, widest), -np.inf)  # visits by starting place in the block before, ...
-    later = np.full((K, widest), -np.inf)  # ... and from that place on, both to the block's end
-    place = np.zeros(K, np.int64)
-
-    probability[:] = 0.0
-    log_predictive[:] = 0.0
+    filtered[:] = 0.0
+    predicted[:] = 0.0
+    log_predictive[n:] = 0.0
+    _centre_rows(run.log_likelihood, W, fit, log_predictive)
+    exponentials(fit, fit, fit_e, n * W)
+    for part, exponent in ((mature, mature_e), (later, later_e)):
+        part[: dwell.max() * W] = 0.0
+        exponent[: dwell.max() * W] = NOTHING
+    arrived[:W] = 0.0
+    arrived_e[:W] = NOTHING
+    for k in range(K):
+        predicted[0, k] = run.initial[k]
+        arrived[k], arrived_e[k] = exponential(run.log_initial[k])
+    stay_e = np.zeros(W)
+    if n > 1 and not per_step:
+        departures(transition[0], spare, move)
+        _stays(run.log_transition[0], stay, stay_e)
+    last, last_e = 1.0, 0.0
     for t in range(n):
-        s = t - 1 if per_step else 0
+        here = t * W
         if t > 0:
-            _arrive(free, log_transition[s], jump[s], arrived)
-        for k in range(K):
-            fit = log_likelihood[t, k]
-            stayed = free[k] + log_transition[s, k, k] if t > 0 else -np.inf
-            if dwell[k] == 1:
-                free[k] = fit + _logaddexp(stayed, arrived[k])
-                young[k] = -np.inf
-            else:
-                p = place[k]
-                free[k] = fit + _logaddexp(stayed, mature[k, p] + prefix[k])
-                recent[k] = _logaddexp(recent[k], arrived[k])
-                young[k] = fit + _logaddexp(recent[k], later[k, p + 1] + prefix[k])
+            if per_step:
+                departures(transition[t - 1], spare, move)
+                _stays(run.log_transition[t - 1], stay, stay_e)
+            best = NOTHING
+            for k in range(0, W, WIDTH):
+                best = max(best, largest(load(free_e, k)))
+            top = max(best, LOWEST)
+            for k in range(0, W, WIDTH):
+                store(row, k, load(free, k) * scale(load(free_e, k) - top))
+            size = 0.0
+            for j in range(0, W, WIDTH):
+                total = spread(0.0)
+                for k in range(K):
+                    total = total + load(move, k * W + j) * row[k]
+                m, e = normalised(total, 0.0)
+                store(arrived, here + j, m)
+                store(arrived_e, here + j, e + top)
+                size = max(size, largest(where_less(0.0, load(exists, j), e * e, 0.0)))
+            if not size < CERTAIN * CERTAIN and best > NOTHING:
+                s = t - 1 if per_step else 0
+                for j in range(K):
+                    if not abs(arrived_e[here + j] - top) < CERTAIN:
+                        to, log_to = transition[s, :, j], run.log_transition[s, :, j]
+                        total, e = weights(to, log_to, free, free_e, j, 0.0, NOTHING, spare)
+                        arrived[here + j], arrived_e[here + j] = normalised(total, e)
+            for k in range(0, W, WIDTH):
+                state = load(young, k) * scale(load(young_e, k) - last_e)
+                state = state + load(arrived, here + k) * scale(load(arrived_e, here + k) - last_e)
+                e = load(free_e, k) + load(stay_e, k) - last_e
+                store(row, k, state + load(free, k) * load(stay, k) * scale(e))
+            for k in range(K):
+                predicted[t, k] = row[k] / last
 
-        top = max(free.max(), young.max())
-        if top == -np.inf:
+        if not one_dwell:
+            for k in range(W):
+                rows[k] = place[k]
+                next_rows[k] = place[k] + 1
+        highest = spread(NOTHING)
+        for k in range(0, W, WIDTH):
+            b, b_e = load(fit, here + k), load(fit_e, here + k)
+            new, new_e = load(arrived, here + k), load(arrived_e, here + k)
+            kept, kept_e = load(free, k) * load(stay, k), load(free_e, k) + load(stay_e, k)
+            if not dwelling:
+                x, x_e = plus(kept, kept_e, new, new_e)
+                store(free, k, x * b)
+                store(free_e, k, x_e + b_e)
+                highest = maximum(highest, x_e + b_e)
+                continue
+            p, p_e = load(prefix, k), load(prefix_e, k)
+            if one_dwell:
+                i = place[0] * W + k
+                x, x_e = load(mature, i), load(mature_e, i)
+                y, y_e = load(later, i + W), load(later_e, i + W)
+            else:
+                x, x_e = gather(mature, rows, k, W), gather(mature_e, rows, k, W)
+                y, y_e = gather(later, next_rows, k, W), gather(later_e, next_rows, k, W)
+            no_dwell = load(width, k)  # 0 there: who arrives is free at once
+            x = where_less(0.0, no_dwell, x * p, new)
+            x_e = where_less(0.0, no_dwell, x_e + p_e, new_e)
+            x, x_e = plus(kept, kept_e, x, x_e)
+            store(free, k, x * b)
+            store(free_e, k, x_e + b_e)
+            new = where_less(0.0, no_dwell, new, 0.0)
+            new_e = where_less(0.0, no_dwell, new_e, NOTHING)
+            z, z_e = plus(load(recent, k), load(recent_e, k), new, new_e)
+            y, y_e = plus(z, z_e, y * p, y_e + p_e)
+            store(young, k, y * b)
+            store(young_e, k, y_e + b_e)
+            store(recent, k, z * b)
+            store(recent_e, k, z_e + b_e)
+            p, p_e = normalised(p * b, p_e + b_e)
+            store(prefix, k, p)
+            store(prefix_e, k, p_e)
+            highest = maximum(highest, maximum(x_e, y_e) + b_e)
+        if dwelling:
+            for k in range(0, W, W if one_dwell else 1):
+                place[k] += 1
+                if place[k] < dwell[k] - 1:
+                    continue
+                place[k] = 0
+                lanes = W // WIDTH if one_dwell else 0
+                for j in range(lanes):
+                    _close_block(
+                        dwell[k] - 1, t, j * WIDTH, W, spread(0.0),
+                        fit, fit_e, arrived, arrived_e, mature, mature_e, later, later_e,
+                        recent, recent_e, prefix, prefix_e,
+                    )  # fmt: skip
+                if not one_dwell:
+                    _close_block(
+                        dwell[k] - 1, t, k, W, 0.0,
+                        fit, fit_e, arrived, arrived_e, mature, mature_e, later, later_e,
+                        recent, recent_e, prefix, prefix_e,
+                    )  # fmt: skip
+
+        top = largest(highest)
+        for k in range(0, W, WIDTH):
+            state = load(free, k) * scale(load(free_e, k) - top)
+            store(row, k, state + load(young, k) * scale(load(young_e, k) - top))
+        total = 0.0
+        for k in range(K):
+            total += row[k]
+        if total == 0.0:
             log_predictive[t:n] = -np.inf
             return
-        total = 0.0
         for k in range(K):
-            probability[t, k] = _exp(free[k] - top) + _exp(young[k] - top)
-            total += probability[t, k]
-        scale = top + np.log(total)
-        log_predictive[t] = scale
-        for k in range(K):
-            probability[t, k] /= total
-            free[k] -= scale
-            young[k] -= scale
-            w = dwell[k] - 1
-            if w == 0:
-                continue
-            fit = log_likelihood[t, k] - scale
-            recent[k] += fit
-            prefix[k] += fit
-            started[k, place[k]] = arrived[k]
-            place[k] += 1
-            if place[k] == w:
-                suffix, running = 0.0, -np.inf
-                for r in range(w - 1, -1, -1):
-                    row = t - w + 1 + r
-                    suffix += log_likelihood[row, k] - log_predictive[row]
-                    mature[k, r] = started[k, r] + suffix
-                    running = _logaddexp(running, mature[k, r])
-                    later[k, r] = running
-                recent[k] = -np.inf
-                prefix[k] = 0.0
-                place[k] = 0
+            filtered[t, k] = row[k] / total
+        grown = top - last_e
+        log_predictive[t] += np.log(total / last) + grown * LN2_LOW + grown * LN2_HIGH
+        last, last_e = total, top
 
 
 @njit
-def _arrive(free: Array, log_transition: Array, jump: Array, arrived: Array) -> None:
-    """Log probability that a visit to j starts now, from the free states of the row before."""
-    K = len(free)
-    top = free.max()
-    if top == -np.inf:
-        arrived[:] = -np.inf
-        return
-    weight = free - top
-    for k in range(K):
-        weight[k] = _exp(weight[k])
-    for j in range(K):
-        total = 0.0
+def _centre_rows(log_likelihood: Array, W: int, centred: Array, best: Array) -> None:
+    """Take the best fit off every row, and write it down."""
+    n, K = log_likelihood.shape
+    for t in range(n):
+        top = log_likelihood[t, 0]
+        for k in range(1, K):
+            top = max(top, log_likelihood[t, k])
+        best[t] = top if top > -np.inf else 0.0
         for k in range(K):
-            total += weight[k] * jump[k, j]
-        if CERTAIN <= total < np.inf:
-            arrived[j] = top + np.log(total)
-        else:
-            arrived[j] = -np.inf
-            for k in range(K):
-                if k != j:
-                    arrived[j] = _logaddexp(arrived[j], free[k] + log_transition[k, j])
+            centred[t * W + k] = log_likelihood[t, k] - best[t]
+        for k in range(K, W):
+            centred[t * W + k] = -np.inf
 
 
 @njit
-def _logaddexp(x: float, y: float) -> float:
-    if x < y:
-        x, y = y, x
-    if y - x < -38.0 or y == -np.inf:  # beyond the last bit of x
-        return x
-    return x + np.log1p(np.exp(y - x))
+def _stays(log_transition: Array, stay: Array, stay_e: Array) -> None:
+    """Probabilities of staying, as extended numbers."""
+    for k in range(len(log_transition)):
+        stay[k], stay_e[k] = exponential(log_transition[k, k])
 
 
 @njit
-def _exp(x: float) -> float:
-    return np.exp(x) if x > NEGLIGIBLE else 0.0
+def _close_block(
+    w: int,
+    t: int,
+    k: int,
+    W: int,
+    zero: float,
+    fit: Array,
+    fit_e: Array,
+    arrived: Array,
+    arrived_e: Array,
+    mature: Array,
+    mature_e: Array,
+    later: Array,
+    later_e: Array,
+    recent: Array,
+    recent_e: Array,
+    prefix: Array,
+    prefix_e: Array,
+) -> None:
+    """Sum up the block that ends in row t, for a state or for lanes of states, and begin anew."""
+    suffix, suffix_e = constant(1.0, zero), zero
+    y, y_e = zero, constant(NOTHING, zero)
+    for r in range(w - 1, -1, -1):
+        i, j = (t - w + 1 + r) * W + k, r * W + k
+        b, b_e = get(fit, i, zero), get(fit_e, i, zero)
+        suffix, suffix_e = normalised(suffix * b, suffix_e + b_e)
+        x, x_e = get(arrived, i, zero) * suffix, get(arrived_e, i, zero) + suffix_e
+        put(mature, j, x)
+        put(mature_e, j, x_e)
+        y, y_e = plus(y, y_e, x, x_e)
+        put(later, j, y)
+        put(later_e, j, y_e)
+    put(recent, k, zero)
+    put(recent_e, k, constant(NOTHING, zero))
+    put(prefix, k, constant(1.0, zero))
+    put(prefix_e, k, zero)
+
+
+def _entry_point(sources: str) -> Any:  # a closure: see `compilation`
+    @compiled
+    def filter_runs(
+        runs: Runs, chunks: int, filtered: Array, predicted: Array, log_predictive: Array
+    ) -> None:
+        """Fill (runs, T, K) filtered and predicted probabilities, (runs, T) log densities."""
+        sources  # noqa: B018
+        N = len(filtered)
+        rows = (runs.log_likelihood.shape[1] + 1) * len(runs.dwell)
+        for chunk in prange(chunks):
+            room = (
+                np.empty(rows), np.empty(rows), np.empty(rows), np.empty(rows),
+                np.empty(rows), np.empty(rows), np.empty(rows), np.empty(rows),
+            )  # fmt: skip
+            for i in range(chunk * N // chunks, (chunk + 1) * N // chunks):
+                filter_run(run(runs, i), room, filtered[i], predicted[i], log_predictive[i])
+
+    return filter_runs
+
+
+filter_runs = _entry_point(SOURCES)

@@ -1,213 +1,238 @@
-"""Compiled forward passes on backward messages: expected counts, draws, best paths.
+"""The compiled forward pass on backward messages: expected counts.
 
 Given the rest of its run, the state path is again a chain with a minimum dwell, whose moves have
 the probabilities of the transition matrix reweighted by the messages. So only probabilities move
-forward, and whatever they drop cannot matter later. A row is *free* once its visit has lasted
-``dwell`` rows.
+forward, and whatever they drop cannot matter later:
 
-Compiled functions call none of another file, since numba's cache goes by file.
+    settled[t, k]  = stayed[t, k] + entered[t-w, k]                P(k in row t, past its dwell)
+    share[t, k]    = settled[t, k] / future[t, k]
+    stayed[t+1, k] = share[t, k] A[k, k] free[t+1, k]
+    entered[t+1, j] = entry[t+1, j] sum over k != j of share[t, k] A[k, j]
+    state[t, k]    = settled[t, k] + sum of entered[t-w+1..t, k],  w = dwell[k] - 1.
 """
+
+from typing import Any
 
 import numpy as np
 from numba import njit, prange
 
-from bayeshmm.messages.chain import Array, Arrays
+from bayeshmm.messages.backward import CERTAIN, Messages, Run, Runs, look_back, room, run
+from bayeshmm.messages.chain import Array
+from bayeshmm.messages.compilation import SOURCES, compiled
+from bayeshmm.messages.extended import scale, weights
+from bayeshmm.messages.lanes import WIDTH, gather, largest, load, spread, store, where_less
 
-
-@njit(parallel=True, cache=True)
-def count(
-    runs: Arrays,
-    messages: Arrays,
-    log_marginal: Array,
-    initial: Array,
-    transition: Array,
-    state: Array,
-    entered: Array,
-) -> None:
-    """Fill expected counts, all with a leading dimension of runs; 0 for an impossible run.
-
-    Parameters
-    ----------
-    runs, messages : tuple of arrays
-        The fields of `kernel.Runs` and `kernel.Messages`.
-    log_marginal : array
-        (runs,), what the backward pass found.
-    initial, transition, state, entered : array
-        (runs, K), (runs, S, K, K), (runs, T, K), (runs, T, K), to be filled.
-    """
-    for i in prange(len(log_marginal)):
-        possible = log_marginal[i] > -np.inf
-        _count(runs, messages, i, possible, initial[i], transition[i], state[i], entered[i])
+NEGLIGIBLE = 1e-100
+"""Probability below which a state is left out of what follows."""
 
 
 @njit
-def _count(
-    runs: Arrays,
-    messages: Arrays,
-    i: int,
-    possible: bool,
-    initial: Array,
-    transition: Array,
-    state: Array,
-    entered: Array,
+def count(
+    run: Run, messages: Messages, initial: Array, transition: Array, state: Array, entered: Array
 ) -> None:
-    """Move posterior probabilities forward, adding up the transitions."""
-    log_initials, log_transitions, stays, jumps, _, dwell, lengths, which = runs
-    entries, frees, entry_weights, free_weights, totals = messages
-    first, matrix, _ = which[i]
-    log_transition, stay, jump = log_transitions[matrix], stays[matrix], jumps[matrix]
-    entry, free, total = entries[i], frees[i], totals[i]
-    entry_weight, free_weight = entry_weights[i], free_weights[i]
-    n, K = lengths[i], len(dwell)
-    per_step = len(log_transition) > 1
-    weight = np.empty(K)
-    stayed = np.zeros(K)
-    # Visits that entered in the last w = dwell - 1 rows: those of the block of t, as a running
-    # sum, and as many of the block before as fill up, from its suffix sums.
-    recent = np.zeros(K)
-    suffix = np.zeros((K, dwell.max() + 1))
-    place = np.zeros(K, np.int64)
+    """Fill the expected counts of a run that is possible. The messages are used up."""
+    free, free_exponent, entry, entry_exponent, future, future_exponent, tops = messages[:7]
+    _, stay, move, weight, rows = messages[7:]
+    n, K = run.log_likelihood.shape
+    W = len(run.dwell)
+    dwell, w = run.dwell, run.dwell[0] - 1
+    dwelling = dwell.max() > 1
+    one_dwell = dwell.min() == dwell.max()
+    per_step = len(run.transition) > 1
+    # Rows of messages that are no longer needed take what must be remembered of past rows.
+    past, suffix = free, free_exponent
+    past[n * W : (n + 1) * W] = 0.0  # a row for what is not there
+    suffix[n * W : (n + 1) * W] = 0.0
+    arrived = np.zeros(W)
+    stayed = np.zeros(W)
+    settled = np.zeros(W)
+    inside = np.zeros(W)
+    share = np.zeros(W)
+    stays = np.zeros(W)
+    pairs = np.zeros(K * W)
+    # Visits inside their dwell are those that entered in the last w = dwell - 1 rows. By blocks of
+    # w rows: those of the block of t, as a running sum, and as many of the block before as fill
+    # up, from its suffix sums.
+    recent = np.zeros(W)
+    place = np.zeros(W, np.int64)
+    width = (dwell - 1).astype(np.float64)
 
-    initial[:] = 0.0
     transition[:] = 0.0
-    state[:] = 0.0
-    entered[:] = 0.0
-    if not possible:
-        return
-    weight[:] = log_initials[first] + entry[0]
-    share = 1.0 / _exponentiate(weight)
-    initial[:] = share * weight
-    entered[0] = initial
+    state[n:] = 0.0
+    entered[n:] = 0.0
+    total, _ = weights(
+        run.initial, run.log_initial, entry[:K], entry_exponent[:K], 0, entry[0], entry_exponent[0], weight
+    )
+    arrived[:K] = weight[:K] / total
+    initial[:] = arrived[:K]
+    if not per_step:
+        departures(run.transition[0], stay, move)
     for t in range(n):
+        here, after = t * W, (t + 1) * W
+        for i in range(0, W, WIDTH):
+            store(past, here + i, load(arrived, i))
+        since = (t - w if t >= w else n) * W
+        if not one_dwell:
+            for k in range(W):
+                rows[k] = t - dwell[k] + 1 if t >= dwell[k] - 1 else n
+        for k in range(0, W, WIDTH):
+            new = load(past, since + k) if one_dwell else gather(past, rows, k, W)
+            store(settled, k, load(stayed, k) + new)
+        if dwelling:
+            place[0] += 1
+            since = (t - w + 1 if t >= w and place[0] < w else n) * W
+            if not one_dwell:
+                for k in range(W):
+                    place[k] += k > 0
+                    fills_up = t >= dwell[k] - 1 and place[k] < dwell[k] - 1
+                    rows[k] = t - dwell[k] + 2 if fills_up else n
+            for k in range(0, W, WIDTH):
+                young = load(recent, k) + load(arrived, k)
+                store(recent, k, young)
+                older = load(suffix, since + k) if one_dwell else gather(suffix, rows, k, W)
+                store(inside, k, where_less(0.0, load(width, k), young + older, 0.0))
+            if not one_dwell:
+                _close_blocks(dwell, t, past, suffix, recent, place)
+            elif place[0] == w:
+                place[0] = 0
+                for k in range(0, W, WIDTH):
+                    older = spread(0.0)
+                    for i in range(here + k, here + k - w * W, -W):
+                        older = older + load(past, i)
+                        store(suffix, i, older)
+                    store(recent, k, spread(0.0))
+        for k in range(K):
+            state[t, k] = settled[k] + inside[k]
+            entered[t, k] = arrived[k]
+        if t == n - 1:
+            break
+
+        top = tops[t + 1]
+        if per_step:
+            departures(run.transition[t], stay, move)
+        unsure = 0.0
+        for k in range(0, W, WIDTH):
+            probability = load(settled, k)
+            e = load(future_exponent, here + k) - top
+            certain = where_less(e * e, CERTAIN * CERTAIN, probability, 0.0)
+            unsure = max(unsure, largest(probability - certain))
+            certain = where_less(NEGLIGIBLE, certain, certain, 0.0)
+            shared = where_less(0.0, certain, certain / (load(future, here + k) * scale(e)), 0.0)
+            store(share, k, shared)
+            kept = load(free, after + k) * scale(load(free_exponent, after + k) - top)
+            kept = where_less(0.0, shared, shared * load(stay, k) * kept, 0.0)
+            store(stayed, k, kept)
+            store(stays, k, load(stays, k) + kept)
+        for j in range(0, W, WIDTH):
+            arrival = load(entry, after + j) * scale(load(entry_exponent, after + j) - top)
+            total = spread(0.0)
+            for k in range(K):
+                total = total + load(move, k * W + j) * share[k]
+                store(pairs, k * W + j, load(pairs, k * W + j) + arrival * share[k])
+            store(arrived, j, total * arrival)
+        if per_step:
+            _write_pairs(move, pairs, stays, transition[t])
+        if unsure < NEGLIGIBLE:
+            continue
         s = t if per_step else 0
         for k in range(K):
-            w = dwell[k] - 1
-            settled = stayed[k] + (entered[t - w, k] if t >= w else 0.0)
-            stayed[k] = 0.0
-            state[t, k] = settled
-            if w > 0:
-                recent[k] += entered[t, k]
-                place[k] += 1
-                state[t, k] += recent[k] + suffix[k, place[k]]
-                if place[k] == w:
-                    running = 0.0
-                    for r in range(w - 1, 0, -1):
-                        running += entered[t - w + 1 + r, k]
-                        suffix[k, r] = running
-                    recent[k] = 0.0
-                    place[k] = 0
-            if t == n - 1 or settled < 1e-100:
+            e = future_exponent[here + k] - top
+            if settled[k] < NEGLIGIBLE or abs(e) < CERTAIN:
                 continue
-            if total[t, k] > 0.0:
-                share = settled / total[t, k]
-                stayed[k] = share * stay[s, k] * free_weight[t + 1, k]
-                for j in range(K):
-                    moved = share * jump[s, k, j] * entry_weight[t + 1, j]
-                    transition[s, k, j] += moved
-                    entered[t + 1, j] += moved
-            else:
-                _score(log_transition[s, k], entry[t + 1], free[t + 1], k, weight)
-                share = settled / _exponentiate(weight)
-                stayed[k] = share * weight[k]
-                weight[k] = 0.0
-                for j in range(K):
-                    transition[s, k, j] += share * weight[j]
-                    entered[t + 1, j] += share * weight[j]
-            transition[s, k, k] += stayed[k]
-
-
-@njit(parallel=True, cache=True)
-def walk(
-    runs: Arrays,
-    messages: Arrays,
-    log_density: Array,
-    draws: Array,
-    uniforms: Array,
-    path: Array,
-    maximise: bool,
-) -> None:
-    """Fill paths, a draw by inversion or the best one; -1 where there is none.
-
-    ``draws``, (runs, draws of each), says which rows of ``uniforms`` and ``path`` are a run's.
-    """
-    each = draws.shape[1]
-    for j in prange(draws.size):
-        i = j // each
-        draw = draws[i, j % each]
-        possible = log_density[i] > -np.inf
-        _walk(runs, messages, i, possible, uniforms[draw], path[draw], maximise)
-
-
-@njit
-def _walk(
-    runs: Arrays,
-    messages: Arrays,
-    i: int,
-    possible: bool,
-    uniforms: Array,
-    path: Array,
-    maximise: bool,
-) -> None:
-    """Walk forward on the messages."""
-    log_initials, log_transitions, stays, jumps, _, dwell, lengths, which = runs
-    entries, frees, entry_weights, free_weights, totals = messages
-    first, matrix, _ = which[i]
-    log_transition, stay, jump = log_transitions[matrix], stays[matrix], jumps[matrix]
-    entry, free, total = entries[i], frees[i], totals[i]
-    entry_weight, free_weight = entry_weights[i], free_weights[i]
-    n, K = lengths[i], len(dwell)
-    per_step = len(log_transition) > 1
-    weight = np.empty(K)
-
-    path[:] = -1
-    t = state = 0
-    if not possible:
-        return
-    while t < n:
-        s = t - 1 if per_step else 0
-        weights = 0.0  # their sum, if they are linear already
-        if t == 0:
-            weight[:] = log_initials[first] + entry[0]
-        elif maximise or total[t - 1, state] == 0.0:
-            _score(log_transition[s, state], entry[t], free[t], state, weight)
-        else:
-            weights = total[t - 1, state]
+            total, _ = weights(
+                run.transition[s, k],
+                run.log_transition[s, k],
+                entry[after : after + K],
+                entry_exponent[after : after + K],
+                k,
+                free[after + k],
+                free_exponent[after + k],
+                weight,
+            )
             for j in range(K):
-                weight[j] = jump[s, state, j] * entry_weight[t, j]
-            weight[state] = stay[s, state] * free_weight[t, state]
-        if maximise:
-            chosen = int(np.argmax(weight))
-        else:
-            weights = weights or _exponentiate(weight)
-            chosen = _invert(weight, weights, uniforms[t])
-        end = t + 1 if chosen == state and t > 0 else min(t + dwell[chosen], n)
-        path[t:end] = chosen
-        t, state = end, chosen
+                moved = settled[k] * (weight[j] / total)
+                transition[s, k, j] += moved
+                if j == k:
+                    stayed[k] += moved
+                else:
+                    arrived[j] += moved
+    if not per_step:
+        _write_pairs(move, pairs, stays, transition[0])
+
+
+@njit(forceinline=True)
+def departures(transition: Array, stay: Array, move: Array) -> None:
+    """Lay a transition matrix out by the state that is moved from."""
+    K, W = len(transition), len(stay)
+    for k in range(K):
+        move[k * W : k * W + K] = transition[k]
+        move[k * W + k] = 0.0
+        stay[k] = transition[k, k]
 
 
 @njit
-def _score(log_weight: Array, entry: Array, free: Array, k: int, score: Array) -> None:
-    """Log weights of the moves from k: to k itself by ``free``, to the others by ``entry``."""
-    for j in range(len(score)):
-        score[j] = log_weight[j] + (free[j] if j == k else entry[j])
+def _write_pairs(move: Array, pairs: Array, stays: Array, transition: Array) -> None:
+    """Add what was summed in lanes to the expected transitions; leave zeros."""
+    K, W = len(transition), len(stays)
+    for k in range(K):
+        for j in range(K):
+            if pairs[k * W + j] > 0.0:
+                transition[k, j] += pairs[k * W + j] * move[k * W + j]
+        transition[k, k] += stays[k]
+    pairs[:] = 0.0
+    stays[:] = 0.0
 
 
 @njit
-def _exponentiate(score: Array) -> float:
-    """Turn log weights into weights relative to the largest; return their sum."""
-    score[:] = np.exp(score - score.max())
-    return score.sum()
+def _close_blocks(
+    dwell: Array, t: int, past: Array, suffix: Array, recent: Array, place: Array
+) -> None:
+    """Form the suffix sums of the blocks that end in row t, where states differ in their dwell."""
+    W = len(dwell)
+    for k in range(W):
+        w = dwell[k] - 1
+        if place[k] < w:
+            continue
+        older = 0.0
+        for i in range(t * W + k, (t - w) * W + k, -W):
+            older += past[i]
+            suffix[i] = older
+        recent[k] = 0.0
+        place[k] = 0
 
 
-@njit
-def _invert(weight: Array, total: float, uniform: float) -> int:
-    """Smallest state whose cumulative share of the weights exceeds the uniform."""
-    cumulative = 0.0
-    last = 0
-    for j in range(len(weight)):
-        if weight[j] > 0.0:
-            cumulative += weight[j]
-            last = j
-            if uniform * total < cumulative:
-                break
-    return last
+def _entry_point(sources: str) -> Any:  # a closure: see `compilation`
+    @compiled
+    def count_runs(
+        runs: Runs,
+        chunks: int,
+        log_marginal: Array,
+        initial: Array,
+        transition: Array,
+        state: Array,
+        entered: Array,
+    ) -> None:
+        """Fill expected counts, all with a leading dimension of runs; 0 for an impossible run.
+
+        Arrays are (runs,), (runs, K), (runs, S, K, K), (runs, T, K), (runs, T, K).
+        """
+        sources  # noqa: B018
+        N = len(log_marginal)
+        for chunk in prange(chunks):
+            messages = room(runs)
+            for i in range(chunk * N // chunks, (chunk + 1) * N // chunks):
+                log_marginal[i] = look_back(run(runs, i), messages)
+                if log_marginal[i] > -np.inf:
+                    count(
+                        run(runs, i), messages, initial[i], transition[i], state[i], entered[i]
+                    )
+                else:
+                    initial[i] = 0.0
+                    transition[i] = 0.0
+                    state[i] = 0.0
+                    entered[i] = 0.0
+
+    return count_runs
+
+
+count_runs = _entry_point(SOURCES)

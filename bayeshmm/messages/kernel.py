@@ -2,45 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from bayeshmm.messages import backward, filtering, forward, reference
-from bayeshmm.messages.chain import Array, Chain, ExpectedCounts, Viterbi
+from bayeshmm.messages import backward, filtering, forward, maximum, paths, reference
+from bayeshmm.messages.backward import Runs
+from bayeshmm.messages.chain import Array, Chain, ExpectedCounts, Filtered, Viterbi
+from bayeshmm.messages.lanes import WIDTH
 
 WORK_PER_THREAD = 1 << 12  # rows times states; another thread costs more than it saves below it
-MESSAGES_PER_THREAD = 1 << 19  # numbers (4 MB)
-
-
-class Runs(NamedTuple):
-    """A batch of runs. Every input is stored once, and runs point to theirs."""
-
-    log_initial: Array  # (initials, K)
-    log_transition: Array  # (transitions, S, K, K), S = 1 if constant: matrix s rules s -> s + 1
-    stay: Array  # (transitions, S, K): diagonal of the transition probabilities
-    jump: Array  # (transitions, S, K, K): the same with zeros for a diagonal
-    log_likelihood: Array  # (data, T, K)
-    dwell: Array  # (K,)
-    lengths: Array  # (runs,)
-    which: Array  # (runs, 3): which initial, transition and data
-
-
-class Messages(NamedTuple):
-    """Log densities of the rows from t on, rescaled; all (runs, T, K).
-
-    ``entry`` is for a visit to k that starts at t, ``free`` for a free row t that continues a visit
-    to k. What no path can reach has -inf.
-    """
-
-    entry: Array
-    free: Array
-    entry_weight: Array  # exp(entry), relative to the best entry of the row
-    free_weight: Array  # exp(free), relative to the same
-    total: Array  # sum of the weights of the moves from a free row t; 0 if logs have to be used
+CHUNKS_PER_THREAD = 4  # parts that a thread takes runs in: runs may differ in length
 
 
 def log_marginal(chain: Chain) -> Tensor:
@@ -50,9 +25,8 @@ def log_marginal(chain: Chain) -> Tensor:
         values: Tensor = _LogMarginal.apply(*inputs, chain.detach())
         return values
     values = torch.empty(chain.batch, dtype=torch.float64)
-    with _threads(chain):
-        for _ in _look_back(_runs(chain), _flat(values, 0)):
-            pass
+    with _chunks(chain) as chunks:
+        backward.log_marginals(_runs(chain), chunks, _flat(values, 0))
     return values
 
 
@@ -86,9 +60,13 @@ class _LogMarginal(torch.autograd.Function):
             value = reference.log_marginal(
                 ctx.chain._replace(**dict(zip(names, inputs, strict=True)))
             )
-            partial = torch.autograd.grad(
-                value, inputs, gradient, create_graph=True, materialize_grads=True
+            wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
+            found = iter(
+                torch.autograd.grad(
+                    value, wanted, gradient, create_graph=True, materialize_grads=True
+                )
             )
+            partial = tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:3])
         else:
             partial = tuple(
                 (count * gradient.reshape(*gradient.shape, *[1] * event)).sum_to_size(x.shape)
@@ -105,28 +83,30 @@ def expected_counts(chain: Chain) -> ExpectedCounts:
     events: list[tuple[int, ...]] = [(), (K,), chain.log_transition.shape[-3:], (T, K), (T, K)]
     counts = [torch.empty((*chain.batch, *event), dtype=torch.float64) for event in events]
     flat = [_flat(count, len(event)) for count, event in zip(counts, events, strict=True)]
-    with _threads(chain):
-        for part, runs, messages in _look_back(_runs(chain), flat[0]):
-            forward.count(tuple(runs), tuple(messages), *(count[part] for count in flat))
+    with _chunks(chain) as chunks:
+        forward.count_runs(_runs(chain), chunks, *flat)
     if not chain.per_step:
         counts[2] = counts[2].squeeze(-3)
     return ExpectedCounts(*counts)
 
 
-def filter(chain: Chain) -> tuple[Tensor, Tensor]:
-    """Causal state probabilities, (..., T, K), and log predictive densities, (..., T)."""
+def filter(chain: Chain) -> Filtered:
+    """Causal state probabilities and predictive densities."""
     T, K = chain.log_likelihood.shape[-2:]
-    probability = torch.empty((*chain.batch, T, K), dtype=torch.float64)
-    log_predictive = torch.empty((*chain.batch, T), dtype=torch.float64)
-    with _threads(chain):
-        filtering.filter_runs(tuple(_runs(chain)), _flat(probability, 2), _flat(log_predictive, 1))
-    return probability, log_predictive
+    events: list[tuple[int, ...]] = [(T, K), (T, K), (T,)]
+    parts = [torch.empty((*chain.batch, *event), dtype=torch.float64) for event in events]
+    flat = [_flat(part, len(event)) for part, event in zip(parts, events, strict=True)]
+    with _chunks(chain) as chunks:
+        filtering.filter_runs(_runs(chain), chunks, *flat)
+    return Filtered(*parts)
 
 
 def viterbi(chain: Chain) -> Viterbi:
     """Most probable paths."""
     path = torch.empty((*chain.batch, chain.log_likelihood.shape[-2]), dtype=torch.int64)
-    values = _walk(chain, path.double(), path, maximise=True)
+    values = torch.empty(chain.batch, dtype=torch.float64)
+    with _chunks(chain) as chunks:
+        maximum.maximise_runs(_runs(chain), chunks, _flat(values, 0), _flat(path, 1))
     return Viterbi(path, values)
 
 
@@ -135,32 +115,29 @@ def sample_paths(chain: Chain, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     batch = torch.broadcast_shapes(chain.batch, uniforms.shape[:-1])
     uniforms = uniforms.expand(*batch, -1)
     path = torch.empty(uniforms.shape, dtype=torch.int64)
-    return path, _walk(chain, uniforms, path, maximise=False)
-
-
-def _walk(chain: Chain, uniforms: Tensor, path: Tensor, *, maximise: bool) -> Tensor:
-    """Fill paths; return the log densities of the runs, or of their best paths."""
     values = torch.empty(chain.batch, dtype=torch.float64)
-    density, uniform, paths = _flat(values, 0), _flat(uniforms, 1), _flat(path, 1)
-    owner = np.broadcast_to(_numbers(chain.batch), path.shape[:-1]).reshape(-1)
+    owner = np.broadcast_to(_numbers(chain.batch), batch).reshape(-1)
     draws = np.argsort(owner, kind="stable").reshape(
-        len(density), len(paths) // max(1, len(density))
+        chain.batch.numel(), batch.numel() // max(1, chain.batch.numel())
     )
-    with _threads(chain):
-        for part, runs, messages in _look_back(_runs(chain), density, maximise=maximise):
-            args = density[part], draws[part], uniform, paths, maximise
-            forward.walk(tuple(runs), tuple(messages), *args)
-    return values
+    with _chunks(chain) as chunks:
+        args = _flat(values, 0), draws, _flat(uniforms, 1), _flat(path, 1)
+        paths.draw_runs(_runs(chain), chunks, *args)
+    return path, values
 
 
 @contextmanager
-def _threads(chain: Chain) -> Iterator[None]:
-    """Use no more threads than the work is worth; the setting is the caller's own and restored."""
+def _chunks(chain: Chain) -> Iterator[int]:
+    """Use no more threads than the work is worth, and say in how many parts the runs are taken.
+
+    The number of threads is the caller's own setting, and restored.
+    """
     allowed = numba.get_num_threads()
     work = chain.batch.numel() * chain.log_likelihood.shape[-2:].numel()
-    numba.set_num_threads(max(1, min(allowed, work // WORK_PER_THREAD)))
+    threads = max(1, min(allowed, work // WORK_PER_THREAD))
+    numba.set_num_threads(threads)
     try:
-        yield
+        yield max(1, min(chain.batch.numel(), threads * CHUNKS_PER_THREAD if threads > 1 else 1))
     finally:
         numba.set_num_threads(allowed)
 
@@ -171,19 +148,16 @@ def _runs(chain: Chain) -> Runs:
     log_initial, initial = _stored(chain.log_initial, 1, chain.batch)
     log_transition, transition = _stored(chain.log_transition, 3, chain.batch)
     log_likelihood, data = _stored(chain.log_likelihood, 2, chain.batch)
-    jump = np.exp(log_transition)
-    stay = jump.diagonal(axis1=-2, axis2=-1).copy()
-    diagonal = np.arange(jump.shape[-1])
-    jump[..., diagonal, diagonal] = 0.0
+    K = len(chain.dwell)
     return Runs(
         log_initial=log_initial,
+        initial=np.exp(log_initial),
         log_transition=log_transition,
-        stay=stay,
-        jump=jump,
+        transition=np.exp(log_transition),
         log_likelihood=log_likelihood,
+        dwell=np.array([*chain.dwell, *chain.dwell[-1:] * (-K % WIDTH)]),
         lengths=_flat(chain.lengths.expand(chain.batch), 0),
         which=np.stack([initial, transition, data], -1),
-        dwell=np.array(chain.dwell),
     )
 
 
@@ -205,18 +179,3 @@ def _flat(x: Tensor, event: int) -> Array:
     """Flatten the batch dimensions into one; contiguous."""
     leading = x.ndim - event
     return x.reshape(x.shape[:leading].numel(), *x.shape[leading:]).contiguous().numpy()
-
-
-def _look_back(
-    runs: Runs, log_density: Array, *, maximise: bool = False
-) -> Iterator[tuple[slice, Runs, Messages]]:
-    """Backward messages of all runs, some at a time so that they stay in the processor's cache."""
-    _, T, K = runs.log_likelihood.shape
-    some = numba.get_num_threads() * max(1, MESSAGES_PER_THREAD // (5 * T * K))
-    some = min(some, len(runs.lengths))
-    messages = Messages(*np.empty((5, some, T, K)))
-    for first in range(0, len(runs.lengths), max(1, some)):
-        part = slice(first, first + some)
-        these = runs._replace(lengths=runs.lengths[part], which=runs.which[part])
-        backward.look_back(tuple(these), tuple(messages), log_density[part], maximise)
-        yield part, these, messages

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from bayeshmm.messages.chain import Chain, ExpectedCounts, Viterbi
+from bayeshmm.messages.chain import Chain, ExpectedCounts, Filtered, Viterbi
 
 
 def log_marginal(chain: Chain) -> Tensor:
@@ -52,18 +52,11 @@ def expected_counts(chain: Chain) -> ExpectedCounts:
     return ExpectedCounts(value.detach(), initial, transition, state, entry)
 
 
-def filter(chain: Chain) -> tuple[Tensor, Tensor]:
-    """Causal state probabilities and log predictive densities.
+def filter(chain: Chain) -> Filtered:
+    """Causal state probabilities and predictive densities.
 
     The state is carried together with the age of its visit: ``young[..., a, k]`` is the log
     probability of being in k, in row a of a visit that is still dwelling.
-
-    Returns
-    -------
-    probability : Tensor
-        (..., T, K), P(state | rows up to t); 0 beyond the length.
-    log_predictive : Tensor
-        (..., T), log density of row t given the rows before it; 0 beyond the length.
     """
     chain = chain.detach()
     K = chain.log_initial.shape[-1]
@@ -75,7 +68,7 @@ def filter(chain: Chain) -> tuple[Tensor, Tensor]:
 
     free = rows.new_full((*chain.batch, K), -torch.inf)
     young = free[..., None, :].expand(*chain.batch, max(chain.dwell), K)
-    probability, log_predictive = [], []
+    probability, predicted, log_predictive = [], [], []
     for t in range(rows.shape[-2]):
         if t == 0:
             stay, arrive = free, chain.log_initial.expand(*chain.batch, K)
@@ -84,6 +77,7 @@ def filter(chain: Chain) -> tuple[Tensor, Tensor]:
             stay = joint.diagonal(dim1=-2, dim2=-1)
             arrive = _logsumexp(joint.masked_fill(diagonal, -torch.inf), -2)
         aged = torch.cat([arrive[..., None, :], young[..., :-1, :]], -2)
+        predicted.append(_logsumexp(torch.cat([stay[..., None, :], aged], -2), -2).exp())
         matured = _logsumexp(aged.masked_fill(age != dwell - 1, -torch.inf), -2)
         free = torch.logaddexp(stay, matured) + rows[..., t, :]
         young = aged.masked_fill(age >= dwell - 1, -torch.inf) + rows[..., t, None, :]
@@ -93,8 +87,9 @@ def filter(chain: Chain) -> tuple[Tensor, Tensor]:
         free, young = free - scale, young - scale[..., None]
         probability.append((state - scale).exp())
         log_predictive.append(total)
-    return (
+    return Filtered(
         torch.stack(probability, -2) * live[..., None],
+        torch.stack(predicted, -2) * live[..., None],
         torch.stack(log_predictive, -1).masked_fill(~live, 0.0),
     )
 

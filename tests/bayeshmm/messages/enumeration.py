@@ -1,110 +1,157 @@
 """The law of a chain with a minimum dwell, by listing every path: the oracle of these tests.
 
-Written from the definition of the law alone: no recursion, one run, plain numbers.
+Written from the definition of the law alone: no recursion, one run at a time, sums in the widest
+floating point that the machine has.
 """
 
-import itertools
-import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Path:
-    states: tuple[int, ...]
-    entries: tuple[tuple[int, int], ...]  # (row, state) where a visit starts
-    stays: tuple[tuple[int, int], ...]  # (row, state) after which the state chose to stay
-    jumps: tuple[tuple[int, int, int], ...]  # (row, source, target)
-    log_weight: float
+Real = np.longdouble
+EPS = float(np.finfo(Real).eps)
 
 
-@dataclass(frozen=True)
-class Posterior:
-    paths: list[Path]
-    probability: np.ndarray  # (paths,)
-    log_marginal: float
-    initial: np.ndarray  # (K,)
-    transition: np.ndarray  # (T-1, K, K)
-    state: np.ndarray  # (n, K)
-    entry: np.ndarray  # (n, K)
+class Paths(NamedTuple):
+    """Paths of n rows that the dwell allows, in lexicographic order; all (paths, n)."""
+
+    states: np.ndarray
+    entry: np.ndarray  # a visit starts in this row
+    free: np.ndarray  # the visit has lasted its dwell
 
 
-def list_paths(log_initial, log_transition, log_likelihood, dwell) -> list[Path]:
-    """Paths that the minimum dwell allows; log_transition is per step, (T-1, K, K)."""
-    n, K = log_likelihood.shape
-    paths = []
-    for states in itertools.product(range(K), repeat=n):
-        changes = [t for t in range(1, n) if states[t] != states[t - 1]]
-        starts, ends = [0, *changes], [*changes, n]
-        complete = list(zip(starts, ends, strict=True))[:-1]
-        if any(end - start < dwell[states[start]] for start, end in complete):
-            continue
-        stays = []
-        for start, end in zip(starts, ends, strict=True):
-            k = states[start]
-            stays += [(t, k) for t in range(start + dwell[k] - 1, end - 1)]
-        jumps = [(t - 1, states[t - 1], states[t]) for t in changes]
-        terms = [log_initial[states[0]]]
-        terms += [log_likelihood[t, k] for t, k in enumerate(states)]
-        terms += [log_transition[t, k, k] for t, k in stays]
-        terms += [log_transition[t, k, j] for t, k, j in jumps]
-        weight = -math.inf if -math.inf in terms else math.fsum(terms)
-        entries = tuple((t, states[t]) for t in starts)
-        paths.append(Path(states, entries, tuple(stays), tuple(jumps), weight))
-    return paths
+@lru_cache(maxsize=256)
+def list_paths(n: int, K: int, dwell: tuple[int, ...]) -> Paths:
+    states = np.indices((K,) * n).reshape(n, -1).T
+    age = np.ones_like(states)
+    for t in range(1, n):
+        age[:, t] += np.where(states[:, t] == states[:, t - 1], age[:, t - 1], 0)
+    entry, free = age == 1, age >= np.array(dwell)[states]
+    allowed = (free[:, :-1] | ~entry[:, 1:]).all(1)
+    return Paths(states[allowed], entry[allowed], free[allowed])
 
 
-def posterior(log_initial, log_transition, log_likelihood, dwell) -> Posterior:
-    n, K = log_likelihood.shape
-    paths = list_paths(log_initial, log_transition, log_likelihood, dwell)
-    top = max(path.log_weight for path in paths)
-    weights = [math.exp(path.log_weight - top) if top > -math.inf else 0.0 for path in paths]
-    total = math.fsum(weights)
-    log_marginal = top + math.log(total) if total > 0 else -math.inf
-    probability = np.array(weights) / (total or 1.0)
-    initial = np.zeros(K)
-    transition = np.zeros((len(log_transition), K, K))
-    state, entry = np.zeros((n, K)), np.zeros((n, K))
-    for path, p in zip(paths, probability, strict=True):
-        initial[path.states[0]] += p
-        state[range(n), path.states] += p
-        for t, k in path.entries:
-            entry[t, k] += p
-        for t, k in path.stays:
-            transition[t, k, k] += p
-        for t, k, j in path.jumps:
-            transition[t, k, j] += p
-    return Posterior(paths, probability, log_marginal, initial, transition, state, entry)
+class Law:
+    """The joint law of the paths and rows of one run.
 
+    Parameters
+    ----------
+    log_initial : array
+        (K,).
+    log_transition : array
+        (n-1, K, K), a matrix for every step.
+    log_likelihood : array
+        (n, K).
+    dwell : tuple of int
+    """
 
-def filtered(log_initial, log_transition, log_likelihood, dwell) -> np.ndarray:
-    """Law of the last row's state in every prefix of the run, (n, K)."""
-    prefixes = [log_likelihood[: t + 1] for t in range(len(log_likelihood))]
-    return np.array(
-        [posterior(log_initial, log_transition, prefix, dwell).state[-1] for prefix in prefixes]
-    )
+    def __init__(self, log_initial, log_transition, log_likelihood, dwell):
+        self.inputs = (log_initial, log_transition, log_likelihood)
+        self.dwell = tuple(dwell)
+        self.n, self.K = log_likelihood.shape
+        self.paths = list_paths(self.n, self.K, self.dwell)
+        initial, steps, rows = (np.asarray(x, Real) for x in self.inputs)
+        z, _, free = self.paths
+        t = np.arange(self.n)
+        moves = np.where(free[:, :-1], steps[t[:-1], z[:, :-1], z[:, 1:]], 0)
+        self.log_weight = initial[z[:, 0]] + rows[t, z].sum(1) + moves.sum(1)
 
+    @cached_property
+    def log_marginal(self) -> Real:
+        top = self.log_weight.max()
+        return top if top == -np.inf else top + np.log(np.exp(self.log_weight - top).sum())
 
-def best(paths: list[Path]) -> Path:
-    """Best path; paths are listed in lexicographic order, and the first of equals is taken."""
-    return max(paths, key=lambda path: path.log_weight)
+    @property
+    def possible(self) -> bool:
+        return bool(self.log_marginal > -np.inf)
 
+    @cached_property
+    def probability(self) -> np.ndarray:
+        """(paths,), zeros for an impossible run."""
+        if not self.possible:
+            return np.zeros(len(self.log_weight))
+        return np.exp(self.log_weight - self.log_marginal).astype(float)
 
-def conditional(law: Posterior, prefix: tuple[int, ...]) -> np.ndarray:
-    """P(next state | states so far, all rows), (K,)."""
-    t = len(prefix)
-    shares = np.zeros(len(law.initial))
-    for path, p in zip(law.paths, law.probability, strict=True):
-        if path.states[:t] == prefix:
-            shares[path.states[t]] += p
-    return shares / shares.sum()
+    @property
+    def initial(self) -> np.ndarray:
+        """(K,), P(z_0)."""
+        return self.state[0]
 
+    @cached_property
+    def transition(self) -> np.ndarray:
+        """(n-1, K, K), stays and changes that the matrix of a step ruled."""
+        z, _, free = self.paths
+        cell = z[:, :-1] * self.K + z[:, 1:]
+        return self._tally(cell, free[:, :-1], self.K**2).reshape(-1, self.K, self.K)
 
-def invert(law: Posterior, uniforms) -> tuple[int, ...]:
-    """z_t = min { l : u_t < P(z_t <= l | earlier states, all rows) }."""
-    states: tuple[int, ...] = ()
-    for t in range(len(law.state)):
-        cumulative = conditional(law, states).cumsum()
-        states += (int(np.argmax(uniforms[t] < cumulative)),)
-    return states
+    @cached_property
+    def state(self) -> np.ndarray:
+        """(n, K), P(z_t)."""
+        return self._tally(self.paths.states, True, self.K)
+
+    @cached_property
+    def entry(self) -> np.ndarray:
+        """(n, K), P(a visit starts at t)."""
+        return self._tally(self.paths.states, self.paths.entry, self.K)
+
+    def _tally(self, cell, counted, cells: int) -> np.ndarray:
+        """Sum probabilities by row and cell, over paths where it is counted."""
+        weight = np.where(counted, self.probability[:, None], 0.0)
+        rows = np.arange(cell.shape[1])
+        return np.bincount(
+            (rows * cells + cell).ravel(),
+            np.broadcast_to(weight, cell.shape).ravel(),
+            minlength=len(rows) * cells,
+        ).reshape(len(rows), cells)
+
+    @cached_property
+    def prefixes(self) -> "list[Law]":
+        """The laws of the first 1, 2, ..., n rows."""
+        initial, steps, rows = self.inputs
+        shorter = [Law(initial, steps[:t], rows[: t + 1], self.dwell) for t in range(self.n - 1)]
+        return [*shorter, self]
+
+    @property
+    def filtered(self) -> np.ndarray:
+        """(n, K), P(z_t | rows up to t)."""
+        return np.array([law.state[-1] for law in self.prefixes])
+
+    @property
+    def log_marginals(self) -> np.ndarray:
+        """(n,), log density of the first rows, for every prefix."""
+        return np.array([law.log_marginal for law in self.prefixes])
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(n, K), P(z_t | rows before t): the last row of each prefix is taken as missing."""
+        initial, steps, rows = self.inputs
+        unseen = [np.concatenate([rows[:t], np.zeros((1, self.K))]) for t in range(self.n)]
+        return np.array(
+            [Law(initial, steps[:t], x, self.dwell).state[-1] for t, x in enumerate(unseen)]
+        )
+
+    @property
+    def first_impossible_row(self) -> int:
+        return int(np.argmax(np.isneginf(self.log_marginals)))
+
+    @cached_property
+    def best(self) -> tuple[int, ...]:
+        """The lexicographically smallest of the best paths."""
+        return tuple(self.paths.states[np.argmax(self.log_weight)].tolist())
+
+    def log_weight_of(self, path) -> Real:
+        """Joint log density of a path and the rows; -inf if the dwell forbids it."""
+        which = (self.paths.states == np.asarray(path)).all(1)
+        return self.log_weight[which].max(initial=-np.inf)
+
+    def conditionals(self, path) -> Iterator[np.ndarray]:
+        """Yield P(z_t | the path's earlier states, all rows), (K,), for every row t."""
+        states, log_weight = self.paths.states, self.log_weight
+        for t, k in enumerate(path):
+            weight = np.exp(log_weight - log_weight.max())
+            shares = np.array([weight[states[:, t] == j].sum() for j in range(self.K)])
+            yield (shares / shares.sum()).astype(float)
+            here = states[:, t] == k
+            states, log_weight = states[here], log_weight[here]

@@ -1,7 +1,11 @@
 """First derivatives are the posterior; second derivatives are right or nothing."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_value
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -36,25 +40,99 @@ def test_gradient_and_its_gradient_against_differences(dwell, per_step):
     assert gradgradcheck(log_marginal(dwell), inputs(per_step), atol=1e-7)
 
 
+@pytest.mark.parametrize("zeros", [False, True], ids=["positive", "exact zeros"])
 @pytest.mark.parametrize(("dwell", "per_step"), SETTINGS)
-def test_hessian_against_differences_of_the_compiled_gradient(dwell, per_step):
+def test_hessian_against_differences_of_the_compiled_gradient(dwell, per_step, zeros):
+    """Of all finite inputs; with zeros, one run is impossible, and has no share in it."""
     x = inputs(per_step)
     sizes = [v.numel() for v in x]
+    template = torch.cat([v.detach().reshape(-1) for v in x])
+    if zeros:
+        log_initial, log_transition, rows = (v.detach().clone() for v in x)
+        log_initial[0, 0, 0] = log_transition[..., 0, 2] = rows[:, 0, 2, 1] = -torch.inf
+        rows[1, 1, 0] = -torch.inf
+        template = torch.cat([v.reshape(-1) for v in (log_initial, log_transition, rows)])
+    finite = template.isfinite()
 
-    def total(flat: Tensor) -> Tensor:
+    def total(values: Tensor) -> Tensor:
+        flat = template.masked_scatter(finite, values)
         parts = [p.reshape(v.shape) for p, v in zip(flat.split(sizes), x, strict=True)]
         return log_marginal(dwell)(*parts).sum()
 
-    def gradient(flat: Tensor) -> Tensor:
-        flat = flat.clone().requires_grad_()
-        return torch.autograd.grad(total(flat), flat)[0]
+    def gradient(values: Tensor) -> Tensor:
+        values = values.clone().requires_grad_()
+        return torch.autograd.grad(total(values), values)[0]
 
-    point = torch.cat([v.detach().reshape(-1) for v in x])
+    point = template[finite]
     hessian = torch.autograd.functional.hessian(total, point)
     shifts = 1e-5 * torch.eye(len(point), dtype=torch.float64)
     columns = [(gradient(point + s) - gradient(point - s)) / 2e-5 for s in shifts]
     torch.testing.assert_close(hessian, torch.stack(columns, 1), rtol=0, atol=1e-8)
     assert hessian.abs().max() > 0.1 or dwell == 9
+    assert bool(total(point).isneginf()) == zeros
+
+
+def test_laplace_approximation_has_the_curvature_of_the_posterior():
+    """Pyro takes a Hessian by a graph of gradients: second differences of values agree."""
+    g = torch.Generator().manual_seed(4)
+    data = torch.randn(6, 12, 1, dtype=torch.float64, generator=g)
+    data[:, 6:] += 2.0
+
+    def log_density(location: Tensor, logit: Tensor) -> Tensor:
+        """Two levels with unit noise; a probability of staying, the same for both."""
+        rows = -0.5 * (data - location) ** 2
+        move = torch.stack([logit, -logit]) / 2
+        log_transition = torch.stack([move, move.flip(0)]).log_softmax(-1)
+        log_initial = torch.full((2,), 0.5, dtype=torch.float64).log()
+        return messages.log_marginal(log_initial, log_transition, rows, minimum_dwell=2).sum()
+
+    scale = torch.tensor(3.0, dtype=torch.float64)
+
+    def model() -> None:
+        location = pyro.sample("location", dist.Normal(0 * scale, scale).expand([2]).to_event(1))
+        logit = pyro.sample("logit", dist.Normal(0 * scale, scale))
+        pyro.factor("runs", log_density(location, logit))
+
+    start = {"location": torch.tensor([0.0, 2.0]).double(), "logit": torch.tensor(1.0).double()}
+    with pyro.get_param_store().scope():
+        guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_value(values=start))
+        guide()
+        optimiser = torch.optim.LBFGS(
+            guide.parameters(), max_iter=50, line_search_fn="strong_wolfe"
+        )
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            value = Trace_ELBO().differentiable_loss(model, guide)
+            value.backward()
+            return value
+
+        optimiser.step(loss)
+        mode = guide.loc.detach().clone()
+        got = guide.laplace_approximation().get_posterior().stddev.detach()
+
+    def log_posterior(z: Tensor) -> Tensor:
+        return log_density(z[:2], z[2]) - 0.5 * (z / scale).square().sum()
+
+    h = 1e-3 * torch.eye(3, dtype=torch.float64)
+    with torch.no_grad():  # values of the marginal-only pass
+        hessian = torch.stack(
+            [
+                torch.stack(
+                    [
+                        log_posterior(mode + a + b)
+                        - log_posterior(mode + a - b)
+                        - log_posterior(mode - a + b)
+                        + log_posterior(mode - a - b)
+                        for b in h
+                    ]
+                )
+                for a in h
+            ]
+        ) / (4 * 1e-3**2)
+    expected = torch.linalg.inv(-hessian).diagonal().sqrt()
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=0)
+    assert expected.max() < 1  # the data have spoken
 
 
 def test_gradient_is_the_expected_counts():
@@ -122,14 +200,22 @@ def test_zeros_have_zero_gradients_and_impossible_runs_have_none(backend):
     assert again.any()
 
 
-def test_only_what_is_asked_for_has_a_gradient():
-    x = inputs(per_step=False)
-    x[0].requires_grad_(False)
-    x[2].requires_grad_(False)
-    log_marginal(1)(*x).sum().backward()
-    assert x[1].grad is not None
-    assert x[0].grad is None
-    assert x[2].grad is None
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
+def test_only_what_is_asked_for_has_a_gradient(wanted):
+    """The other inputs are constants, also where a graph of the gradient is asked for."""
+
+    def derivatives(x: list[Tensor]) -> tuple[Tensor, ...]:
+        """Gradients, and those of their squares, with respect to the inputs that are wanted."""
+        some = [x[i] for i in wanted]
+        first = torch.autograd.grad(log_marginal(2)(*x).sum(), some, create_graph=True)
+        return *first, *torch.autograd.grad(sum((v**2).sum() for v in first), some)
+
+    every = inputs(per_step=False)
+    x = [v.detach().requires_grad_(i in wanted) for i, v in enumerate(inputs(per_step=False))]
+    for got, expected in zip(derivatives(x), derivatives(every), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
+    log_marginal(2)(*x).sum().backward()
+    assert [v.grad is not None for v in x] == [i in wanted for i in range(3)]
     with torch.no_grad():
         assert not log_marginal(1)(*x).requires_grad
 

@@ -1,6 +1,9 @@
 """What must not change a result: companions, padding, order, scale, threads, layout in memory."""
 
-import numba
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -122,24 +125,6 @@ def test_a_prefix_has_the_filter_of_the_whole_run(messages, dwell):
 
 
 @pytest.mark.parametrize("dwell", DWELLS)
-def test_predictive_densities_sum_to_the_log_marginal(backend, dwell):
-    chain = check(*batch(), lengths=LENGTHS, minimum_dwell=dwell)
-    total = backend.filter(chain)[1].sum(-1)
-    torch.testing.assert_close(total, backend.log_marginal(chain), rtol=1e-14, atol=1e-12)
-
-
-@pytest.mark.parametrize("dwell", DWELLS)
-def test_log_marginals_of_prefixes_add_up(messages, backend, dwell):
-    """Right-censoring: the law of the first rows does not depend on how many follow."""
-    log_initial, log_transition, rows = batch()
-    lengths = torch.arange(1, 31)
-    arguments = log_initial[0, 0], log_transition[0, 0], rows[0, 0].expand(30, 30, 3)
-    prefixes = messages.log_marginal(*arguments, lengths=lengths, minimum_dwell=dwell)
-    chain = check(*arguments[:2], rows[0, 0], minimum_dwell=dwell)
-    torch.testing.assert_close(backend.filter(chain)[1].cumsum(-1), prefixes, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("dwell", DWELLS)
 def test_permuting_states_permutes_the_results(messages, dwell):
     inputs = batch()
     order = torch.tensor([2, 0, 1])
@@ -186,22 +171,108 @@ def test_one_state(messages):
     torch.testing.assert_close(got.transition, torch.full((2, 4, 1, 1), 26.0).double())
 
 
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread is all there is")
-def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
-    """Nor on how many runs are taken at a time."""
-    inputs = batch()
-    threads = numba.get_num_threads()
-    results = []
-    try:
-        for number, memory in ((1, 1 << 19), (numba.config.NUMBA_NUM_THREADS, 1)):
-            numba.set_num_threads(number)
-            monkeypatch.setattr(kernel, "WORK_PER_THREAD", 1)
-            monkeypatch.setattr(kernel, "MESSAGES_PER_THREAD", memory)
-            results.append(everything(public, inputs, [1, 4, 2], LENGTHS))
-            assert numba.get_num_threads() == number
-    finally:
-        numba.set_num_threads(threads)
-    assert_same(kernel, *results)
+def mixture(K: int, *, shared: bool, per_step: bool) -> tuple[list[Tensor], Tensor]:
+    """Seventeen runs of up to 40 rows, which compiled code may take side by side.
+
+    Every third is sharp, so that its sums leave the range in which they are linear; every fifth has
+    rows that are impossible in all states but the first.
+    """
+    g = torch.Generator().manual_seed(K)
+    own = 1 if shared else 17
+    shape = (own, 39, K, K) if per_step else (own, K, K)
+    log_initial = torch.randn(own, K, dtype=torch.float64, generator=g).log_softmax(-1)
+    log_transition = torch.randn(shape, dtype=torch.float64, generator=g).log_softmax(-1)
+    log_transition[..., K - 1, 0] = -torch.inf
+    rows = 2 * torch.randn(17, 40, K, dtype=torch.float64, generator=g)
+    rows[::3] *= 1000
+    rows[::5, ::7, 1:] = -torch.inf
+    lengths = torch.randint(1, 41, (17,), generator=g)
+    lengths[:3] = torch.tensor([40, 1, 2])
+    return [log_initial, log_transition, rows], lengths
+
+
+def in_batch(inputs, lengths, runs: list[int], dwell) -> list[list[Tensor]]:
+    """Results of runs that are taken together, run by run, cut to the rows of the run."""
+    some = [x if len(x) == 1 else x[runs] for x in inputs]
+    results = everything(public, some, dwell, lengths[runs])
+    beyond = {40: 0, 39: 1}  # rows and steps
+    return [
+        [
+            x[i, : lengths[run] - beyond[x.shape[1]]] if x.shape[1:2] in {(40,), (39,)} else x[i]
+            for x in results
+        ]
+        for i, run in enumerate(runs)
+    ]
+
+
+@pytest.mark.parametrize("per_step", [False, True], ids=["constant", "per step"])
+@pytest.mark.parametrize("shared", [False, True], ids=["own parameters", "shared parameters"])
+@pytest.mark.parametrize("dwell", [1, 3, [1, 4, 2, 60, 1]])
+@pytest.mark.parametrize("K", [2, 5])
+def test_neighbours_in_a_batch_change_no_bit(K, dwell, shared, per_step):
+    """Batches of 1 to 17 runs, so that any grouping of runs is met, in order and shuffled."""
+    dwell = dwell if isinstance(dwell, int) else dwell[:K]
+    inputs, lengths = mixture(K, shared=shared, per_step=per_step)
+    alone = [in_batch(inputs, lengths, [i], dwell)[0] for i in range(17)]
+    g = np.random.default_rng(0)
+    batches = [list(range(n)) for n in range(2, 18)]
+    batches += [g.permutation(17)[:n].tolist() for n in range(2, 18)]
+    for runs in batches:
+        for run, results in zip(runs, in_batch(inputs, lengths, runs, dwell), strict=True):
+            assert all(torch.equal(*pair) for pair in zip(results, alone[run], strict=True))
+
+
+@pytest.mark.parametrize("dwell", [1, 3])
+def test_an_impossible_run_changes_no_bit_of_its_neighbours(dwell):
+    inputs, lengths = mixture(3, shared=False, per_step=False)
+    options = {"lengths": lengths, "minimum_dwell": dwell}
+    expected = public.expected_counts(*inputs, **options)
+    for run in range(17):
+        log_initial, log_transition, rows = inputs[0], inputs[1], inputs[2].clone()
+        rows[run, 0] = -torch.inf
+        got = public.expected_counts(log_initial, log_transition, rows, **options)
+        value = public.log_marginal(log_initial, log_transition, rows, **options)
+        others = [i for i in range(17) if i != run]
+        assert all(torch.equal(a[others], b[others]) for a, b in zip(got, expected, strict=True))
+        assert torch.equal(value, got.log_marginal)
+        assert value[run] == -torch.inf
+        assert not any(count[run].any() for count in got[1:])
+
+
+THREADS = """
+import numba, torch
+from bayeshmm import messages
+
+g = torch.Generator().manual_seed(0)
+shapes = (4, 1, 3), (4, 1, 3, 3), (4, 30, 100, 3)
+inputs = [torch.randn(shape, dtype=torch.float64, generator=g) for shape in shapes]
+options = {"lengths": torch.randint(1, 101, (30,), generator=g), "minimum_dwell": [1, 4, 2]}
+uniforms = torch.rand(2, 4, 30, 100, dtype=torch.float64, generator=g)
+results = []
+for threads in (1, 2):
+    numba.set_num_threads(threads)
+    results.append(
+        [
+            messages.log_marginal(*inputs, **options),
+            *messages.expected_counts(*inputs, **options),
+            messages.smooth(*inputs, **options),
+            messages.filter(*inputs, **options),
+            *messages.viterbi(*inputs, **options),
+            messages.sample_paths(*inputs, uniforms=uniforms, **options),
+        ]
+    )
+    assert numba.get_num_threads() == threads
+assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+print("equal")
+"""
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    """In a process that may have two, whatever this one may have."""
+    command = [sys.executable, "-c", THREADS]
+    environment = os.environ | {"NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "equal\n"), done.stderr
 
 
 def test_an_empty_batch_has_empty_results(messages):

@@ -1,0 +1,95 @@
+"""Compiled draws of state paths, forward on backward messages."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+
+from bayeshmm.messages.backward import CERTAIN, Messages, Run, Runs, look_back, room, run
+from bayeshmm.messages.chain import Array
+from bayeshmm.messages.compilation import SOURCES, compiled
+from bayeshmm.messages.extended import scale, weights
+
+
+@njit
+def draw(run: Run, messages: Messages, uniforms: Array, path: Array) -> None:
+    """Draw a path of a run that is possible; -1 beyond its end.
+
+    The state of a row is the smallest whose cumulative share of the weights exceeds the uniform,
+    or the last of positive weight if rounding leaves none.
+    """
+    free, free_exponent, entry, entry_exponent, future, future_exponent, tops = messages[:7]
+    weight = messages.row
+    transition, dwell = run.transition, run.dwell
+    n, K = run.log_likelihood.shape
+    W = len(run.dwell)
+    per_step = len(run.transition) > 1
+    path[n:] = -1
+    t = state = 0
+    while t < n:
+        s = t - 1 if per_step else 0
+        here, top = t * W, tops[t]
+        size = future_exponent[here - W + state] - top if t > 0 else np.inf
+        certain = abs(size) < CERTAIN
+        if certain:
+            total = future[here - W + state] * scale(size)
+        else:
+            total, _ = weights(
+                run.transition[s, state] if t > 0 else run.initial,
+                run.log_transition[s, state] if t > 0 else run.log_initial,
+                entry[here : here + K],
+                entry_exponent[here : here + K],
+                state,
+                free[here + state] if t > 0 else entry[state],
+                free_exponent[here + state] if t > 0 else entry_exponent[state],
+                weight,
+            )
+        cumulative = 0.0
+        chosen = 0
+        threshold = uniforms[t] * total
+        for j in range(K):
+            if certain:
+                i = here + j
+                if j == state:
+                    share = free[i] * scale(free_exponent[i] - top)
+                else:
+                    share = entry[i] * scale(entry_exponent[i] - top)
+                share *= transition[s, state, j]
+            else:
+                share = weight[j]
+            if share > 0.0:
+                cumulative += share
+                chosen = j
+                if threshold < cumulative:
+                    break
+        end = t + 1 if chosen == state and t > 0 else min(t + dwell[chosen], n)
+        for row in range(t, end):
+            path[row] = chosen
+        t, state = end, chosen
+
+
+def _entry_point(sources: str) -> Any:  # a closure: see `compilation`
+    @compiled
+    def draw_runs(
+        runs: Runs, chunks: int, log_marginal: Array, draws: Array, uniforms: Array, path: Array
+    ) -> None:
+        """Fill (runs,) log marginals and (paths, T) paths, -1 for an impossible run.
+
+        ``draws``, (runs, draws of each), says which rows of ``uniforms`` and ``path`` are a run's.
+        """
+        sources  # noqa: B018
+        N = len(log_marginal)
+        for chunk in prange(chunks):
+            messages = room(runs)
+            for i in range(chunk * N // chunks, (chunk + 1) * N // chunks):
+                log_marginal[i] = look_back(run(runs, i), messages)
+                for j in draws[i]:
+                    if log_marginal[i] > -np.inf:
+                        draw(run(runs, i), messages, uniforms[j], path[j])
+                    else:
+                        path[j] = -1
+
+    return draw_runs
+
+
+draw_runs = _entry_point(SOURCES)
