@@ -21,12 +21,28 @@ from numba import njit, prange
 
 from bayeshmm.messages.chain import Array
 from bayeshmm.messages.compilation import SOURCES, compiled
-from bayeshmm.messages.extended import LOWEST, exponentials, logarithm, normalised, scale, weights
+from bayeshmm.messages.extended import (
+    LOWEST,
+    exponentials,
+    logarithm,
+    normalised,
+    scale,
+    weights,
+)
 from bayeshmm.messages.lanes import WIDTH, gather, largest, load, maximum, spread, store, where_less
 
-CERTAIN = 900.0
-"""Size, as a power of two, up to which a sum of weights has lost nothing: what `scale` cuts off is
-2^-1000, at most 2^-100 of it."""
+CERTAIN = 600.0
+"""Size, as a power of two, up to which a sum of weights has lost nothing that counts: `scale` cuts
+off at 2^-900, and what a double cannot hold of a probability is below 2^-1000."""
+
+LEADS = 300.0
+"""Size of a weight, as a power of two, beyond which it is not summed as a plain double."""
+
+STAYS = 60.0
+BOUND = 2.0**90
+LIKELY = 2.0**-50
+"""A free row whose weight `LEADS` stays for sure if it is `LIKELY` to, entries lead by no more than
+`STAYS` and no transition exceeds `BOUND`: what moves is 2^-100 of it."""
 
 
 class Runs(NamedTuple):
@@ -36,6 +52,7 @@ class Runs(NamedTuple):
     initial: Array  # its exponential
     log_transition: Array  # (transitions, S, K, K), S = 1 if constant: matrix s rules s -> s + 1
     transition: Array  # its exponential
+    bounded: Array  # (transitions,), whether all of that is below `BOUND`
     log_likelihood: Array  # (data, T, K)
     dwell: Array  # (W,): W is K filled up to whole lanes
     lengths: Array  # (runs,)
@@ -49,6 +66,7 @@ class Run(NamedTuple):
     initial: Array  # (K,)
     log_transition: Array  # (S, K, K)
     transition: Array  # (S, K, K)
+    bounded: bool
     log_likelihood: Array  # (n, K)
     dwell: Array  # (W,)
 
@@ -65,11 +83,12 @@ class Messages(NamedTuple):
     entry_exponent: Array
     future: Array
     future_exponent: Array
-    top: Array  # (T,), largest exponent among the entries of a row
+    scale: Array  # (T,), exponent to which a row is summed relative
     exists: Array  # (W,), 1 for states, 0 for lanes that fill up
     stay: Array  # (W,), diagonal of the transition matrix
     move: Array  # (K * W,), the rest of it: [j, k] is k -> j in `look_back`, j -> k in `count`
-    row: Array  # (W,)
+    weight: Array  # (W,)
+    doubt: Array  # (W,)
     rows: Array  # (W,), whole numbers
 
 
@@ -97,6 +116,7 @@ def room(runs: Runs) -> Messages:
         np.zeros(W),
         np.zeros(K * W),
         np.zeros(W),
+        np.zeros(W),
         np.zeros(W, np.int64),
     )
 
@@ -110,6 +130,7 @@ def run(runs: Runs, i: int) -> Run:
         runs.initial[initial],
         runs.log_transition[transition],
         runs.transition[transition],
+        runs.bounded[transition],
         runs.log_likelihood[data, : runs.lengths[i]],
         runs.dwell,
     )
@@ -118,8 +139,8 @@ def run(runs: Runs, i: int) -> Run:
 @njit
 def look_back(run: Run, messages: Messages) -> float:
     """Fill the messages of a run; return its log density."""
-    free, free_exponent, entry, entry_exponent, future, future_exponent, tops = messages[:7]
-    exists, stay, move, weight, rows = messages[7:]
+    free, free_exponent, entry, entry_exponent, future, future_exponent, scales = messages[:7]
+    exists, stay, move, weight, doubt, rows = messages[7:]
     n, K = run.log_likelihood.shape
     W = len(run.dwell)
     dwell, w = run.dwell, run.dwell[0] - 1
@@ -138,51 +159,66 @@ def look_back(run: Run, messages: Messages) -> float:
     if not per_step:
         _arrivals(run.transition[0], stay, move)
 
+    # A row is summed relative to the best entry of the row after it, which is known earlier.
+    reference = 0.0
     for t in range(n - 1, -1, -1):
         here, before = t * W, (t - 1) * W
         for i in range(here, here + W, WIDTH):
             store(free, i, load(free, i) * load(future, i))
             store(free_exponent, i, load(free_exponent, i) + load(future_exponent, i))
         if dwelling:
-            settled = min(t + w, n - 1) * W
+            ahead = min(t + w, n - 1) * W
             if not one_dwell:
                 for k in range(W):
                     rows[k] = min(t + dwell[k] - 1, n - 1)
             for k in range(0, W, WIDTH):
                 if one_dwell:
-                    m, e = load(future, settled + k), load(future_exponent, settled + k)
+                    m, e = load(future, ahead + k), load(future_exponent, ahead + k)
                 else:
                     m, e = gather(future, rows, k, W), gather(future_exponent, rows, k, W)
                 store(entry, here + k, load(entry, here + k) * m)
                 store(entry_exponent, here + k, load(entry_exponent, here + k) + e)
-        highest = load(entry_exponent, here)
-        for i in range(here + WIDTH, here + W, WIDTH):
-            highest = maximum(highest, load(entry_exponent, i))
-        top = max(largest(highest), LOWEST)
-        tops[t] = top
+        scales[t] = reference
         if t == 0:
             break
 
         if per_step:
             _arrivals(run.transition[t - 1], stay, move)
+        best = LOWEST
         for k in range(0, W, WIDTH):
-            store(weight, k, load(entry, here + k) * scale(load(entry_exponent, here + k) - top))
-        size = 0.0
+            e = load(entry_exponent, here + k)
+            best = max(best, largest(e))
+            store(weight, k, load(entry, here + k) * scale(e - reference))
+        may_stay = dwelling and run.bounded and best - reference < STAYS
+        worst = 0.0
         for k in range(0, W, WIDTH):
-            settled = load(free, here + k) * scale(load(free_exponent, here + k) - top)
-            total = load(stay, k) * settled
-            for j in range(K):
-                total = total + load(move, j * W + k) * weight[j]
-            m, e = normalised(total, 0.0)
+            lead = load(free_exponent, here + k) - reference
+            stays = load(stay, k) * load(free, here + k)
+            even, odd = stays * scale(lead), spread(0.0)
+            for j in range(1, K, 2):
+                even = even + load(move, (j - 1) * W + k) * weight[j - 1]
+                odd = odd + load(move, j * W + k) * weight[j]
+            if K % 2:
+                even = even + load(move, (K - 1) * W + k) * weight[K - 1]
+            m, e = normalised(even + odd, 0.0)
+            doubtful = where_less(0.0, load(exists, k), doubt_in(e, lead), 0.0)
+            if may_stay:
+                sure = where_less(LIKELY, load(stay, k), lead, 0.0)
+                stays, stays_e = normalised(stays, lead)
+                m = where_less(LEADS, sure, stays, m)
+                e = where_less(LEADS, sure, stays_e, e)
+                doubtful = where_less(LEADS, sure, 0.0, doubtful)
             store(future, before + k, m)
-            store(future_exponent, before + k, e + top)
-            size = max(size, largest(where_less(0.0, load(exists, k), e * e, 0.0)))
-        if size < CERTAIN * CERTAIN:
+            store(future_exponent, before + k, e + reference)
+            store(doubt, k, doubtful)
+            worst = max(worst, largest(doubtful))
+        entry_leads, reference = best - reference > LEADS, best
+        if worst < CERTAIN and not entry_leads:
             continue
         s = t - 1 if per_step else 0
         for k in range(K):
             i = before + k
-            if not abs(future_exponent[i] - top) < CERTAIN:
+            if entry_leads or not doubt[k] < CERTAIN:
                 total, e = weights(
                     run.transition[s, k],
                     run.log_transition[s, k],
@@ -195,9 +231,22 @@ def look_back(run: Run, messages: Messages) -> float:
                 )
                 future[i], future_exponent[i] = normalised(total, e)
     total, top = weights(
-        run.initial, run.log_initial, entry[:K], entry_exponent[:K], 0, entry[0], entry_exponent[0], weight
+        run.initial,
+        run.log_initial,
+        entry[:K],
+        entry_exponent[:K],
+        0,
+        entry[0],
+        entry_exponent[0],
+        weight,
     )
     return logarithm(total, top, level, lost)
+
+
+@njit(forceinline=True)
+def doubt_in(size: float, lead: float) -> float:
+    """What must be below `CERTAIN`: that a sum is, and that staying does not lead by `LEADS`."""
+    return maximum(maximum(size, 0.0 - size), lead * (CERTAIN / LEADS))
 
 
 @njit

@@ -66,8 +66,8 @@ def exponentials(log: Array, mantissa: Array, exponent: Array, count: int) -> No
 
 @njit(forceinline=True)
 def scale(exponent: float) -> float:
-    """Two to the exponent, cut at 2^-1000 and 2^1000."""
-    return power_of_two(minimum(maximum(exponent, -1000.0), 1000.0))
+    """Two to the exponent, cut at 2^-900 and 2^900: products of a few are not yet subnormal."""
+    return power_of_two(minimum(maximum(exponent, -900.0), 900.0))
 
 
 @njit(forceinline=True)

@@ -61,7 +61,7 @@ def filter_run(
     fit, fit_e, arrived, arrived_e, mature, mature_e, later, later_e = room
     dwell, transition = run.dwell, run.transition
     n, K = run.log_likelihood.shape
-    W, w = len(dwell), dwell[0] - 1
+    W = len(dwell)
     dwelling = dwell.max() > 1
     one_dwell = dwell.min() == dwell.max()
     per_step = len(transition) > 1

@@ -16,7 +16,19 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from bayeshmm.messages.backward import CERTAIN, Messages, Run, Runs, look_back, room, run
+from bayeshmm.messages.backward import (
+    CERTAIN,
+    LEADS,
+    LIKELY,
+    STAYS,
+    Messages,
+    Run,
+    Runs,
+    doubt_in,
+    look_back,
+    room,
+    run,
+)
 from bayeshmm.messages.chain import Array
 from bayeshmm.messages.compilation import SOURCES, compiled
 from bayeshmm.messages.extended import scale, weights
@@ -25,14 +37,17 @@ from bayeshmm.messages.lanes import WIDTH, gather, largest, load, spread, store,
 NEGLIGIBLE = 1e-100
 """Probability below which a state is left out of what follows."""
 
+NEVER = -800.0
+"""Size, as a power of two, below which an entry is left out of a sum that is `CERTAIN`."""
+
 
 @njit
 def count(
     run: Run, messages: Messages, initial: Array, transition: Array, state: Array, entered: Array
 ) -> None:
     """Fill the expected counts of a run that is possible. The messages are used up."""
-    free, free_exponent, entry, entry_exponent, future, future_exponent, tops = messages[:7]
-    _, stay, move, weight, rows = messages[7:]
+    free, free_exponent, entry, entry_exponent, future, future_exponent, scales = messages[:7]
+    _, stay, move, weight, unsure, rows = messages[7:]
     n, K = run.log_likelihood.shape
     W = len(run.dwell)
     dwell, w = run.dwell, run.dwell[0] - 1
@@ -43,17 +58,13 @@ def count(
     past, suffix = free, free_exponent
     past[n * W : (n + 1) * W] = 0.0  # a row for what is not there
     suffix[n * W : (n + 1) * W] = 0.0
-    arrived = np.zeros(W)
-    stayed = np.zeros(W)
-    settled = np.zeros(W)
-    inside = np.zeros(W)
-    share = np.zeros(W)
-    stays = np.zeros(W)
-    pairs = np.zeros(K * W)
+    room = np.zeros((7, W))
+    arrived, stayed, settled, inside, share = room[0], room[1], room[2], room[3], room[4]
+    stayings, pairs = room[5], np.zeros(K * W)
     # Visits inside their dwell are those that entered in the last w = dwell - 1 rows. By blocks of
     # w rows: those of the block of t, as a running sum, and as many of the block before as fill
     # up, from its suffix sums.
-    recent = np.zeros(W)
+    recent = room[6]
     place = np.zeros(W, np.int64)
     width = (dwell - 1).astype(np.float64)
 
@@ -61,12 +72,20 @@ def count(
     state[n:] = 0.0
     entered[n:] = 0.0
     total, _ = weights(
-        run.initial, run.log_initial, entry[:K], entry_exponent[:K], 0, entry[0], entry_exponent[0], weight
+        run.initial,
+        run.log_initial,
+        entry[:K],
+        entry_exponent[:K],
+        0,
+        entry[0],
+        entry_exponent[0],
+        weight,
     )
     arrived[:K] = weight[:K] / total
     initial[:] = arrived[:K]
     if not per_step:
         departures(run.transition[0], stay, move)
+    mass = 1.0
     for t in range(n):
         here, after = t * W, (t + 1) * W
         for i in range(0, W, WIDTH):
@@ -101,43 +120,57 @@ def count(
                         older = older + load(past, i)
                         store(suffix, i, older)
                     store(recent, k, spread(0.0))
+        last_mass, mass = mass, 0.0
         for k in range(K):
             state[t, k] = settled[k] + inside[k]
             entered[t, k] = arrived[k]
+            mass += state[t, k]
         if t == n - 1:
             break
 
-        top = tops[t + 1]
+        top = scales[t + 1]
         if per_step:
             departures(run.transition[t], stay, move)
-        unsure = 0.0
+        entry_leads = scales[t] - top > LEADS
+        may_stay = dwelling and run.bounded and scales[t] - top < STAYS
+        worst = 0.0
         for k in range(0, W, WIDTH):
-            probability = load(settled, k)
+            # Rounding would let the mass drift with the rows: half of what is too much goes.
+            probability = load(settled, k) * (1.5 - 0.5 * last_mass)
+            probability = where_less(NEGLIGIBLE, probability, probability, 0.0)
             e = load(future_exponent, here + k) - top
-            certain = where_less(e * e, CERTAIN * CERTAIN, probability, 0.0)
-            unsure = max(unsure, largest(probability - certain))
-            certain = where_less(NEGLIGIBLE, certain, certain, 0.0)
+            lead = load(free_exponent, after + k) - top
+            stays, certain = spread(0.0), spread(0.0)
+            if not entry_leads:
+                certain = where_less(doubt_in(e, lead), CERTAIN, probability, 0.0)
+            if may_stay:
+                sure = where_less(LIKELY, load(stay, k), lead, 0.0)
+                stays = where_less(LEADS, sure, probability, 0.0)
+                certain = where_less(LEADS, sure, 0.0, certain)
+            left = probability - certain - stays
+            store(unsure, k, left)
+            worst = max(worst, largest(left))
             shared = where_less(0.0, certain, certain / (load(future, here + k) * scale(e)), 0.0)
             store(share, k, shared)
-            kept = load(free, after + k) * scale(load(free_exponent, after + k) - top)
-            kept = where_less(0.0, shared, shared * load(stay, k) * kept, 0.0)
+            kept = load(free, after + k) * scale(lead)
+            kept = where_less(0.0, shared, shared * load(stay, k) * kept, stays)
             store(stayed, k, kept)
-            store(stays, k, load(stays, k) + kept)
+            store(stayings, k, load(stayings, k) + kept)
         for j in range(0, W, WIDTH):
-            arrival = load(entry, after + j) * scale(load(entry_exponent, after + j) - top)
+            e = load(entry_exponent, after + j) - top
+            arrival = where_less(NEVER, e, load(entry, after + j) * scale(e), 0.0)
             total = spread(0.0)
             for k in range(K):
                 total = total + load(move, k * W + j) * share[k]
                 store(pairs, k * W + j, load(pairs, k * W + j) + arrival * share[k])
             store(arrived, j, total * arrival)
         if per_step:
-            _write_pairs(move, pairs, stays, transition[t])
-        if unsure < NEGLIGIBLE:
+            _write_pairs(move, pairs, stayings, transition[t])
+        if worst == 0.0:
             continue
         s = t if per_step else 0
         for k in range(K):
-            e = future_exponent[here + k] - top
-            if settled[k] < NEGLIGIBLE or abs(e) < CERTAIN:
+            if unsure[k] == 0.0:
                 continue
             total, _ = weights(
                 run.transition[s, k],
@@ -150,14 +183,14 @@ def count(
                 weight,
             )
             for j in range(K):
-                moved = settled[k] * (weight[j] / total)
+                moved = unsure[k] * (weight[j] / total)
                 transition[s, k, j] += moved
                 if j == k:
                     stayed[k] += moved
                 else:
                     arrived[j] += moved
     if not per_step:
-        _write_pairs(move, pairs, stays, transition[0])
+        _write_pairs(move, pairs, stayings, transition[0])
 
 
 @njit(forceinline=True)
@@ -176,7 +209,7 @@ def _write_pairs(move: Array, pairs: Array, stays: Array, transition: Array) -> 
     K, W = len(transition), len(stays)
     for k in range(K):
         for j in range(K):
-            if pairs[k * W + j] > 0.0:
+            if move[k * W + j] > 0.0:
                 transition[k, j] += pairs[k * W + j] * move[k * W + j]
         transition[k, k] += stays[k]
     pairs[:] = 0.0
@@ -223,9 +256,7 @@ def _entry_point(sources: str) -> Any:  # a closure: see `compilation`
             for i in range(chunk * N // chunks, (chunk + 1) * N // chunks):
                 log_marginal[i] = look_back(run(runs, i), messages)
                 if log_marginal[i] > -np.inf:
-                    count(
-                        run(runs, i), messages, initial[i], transition[i], state[i], entered[i]
-                    )
+                    count(run(runs, i), messages, initial[i], transition[i], state[i], entered[i])
                 else:
                     initial[i] = 0.0
                     transition[i] = 0.0

@@ -149,11 +149,13 @@ def _runs(chain: Chain) -> Runs:
     log_transition, transition = _stored(chain.log_transition, 3, chain.batch)
     log_likelihood, data = _stored(chain.log_likelihood, 2, chain.batch)
     K = len(chain.dwell)
+    probability = np.exp(log_transition)
     return Runs(
         log_initial=log_initial,
         initial=np.exp(log_initial),
         log_transition=log_transition,
-        transition=np.exp(log_transition),
+        transition=probability,
+        bounded=(probability < backward.BOUND).all((1, 2, 3)),
         log_likelihood=log_likelihood,
         dwell=np.array([*chain.dwell, *chain.dwell[-1:] * (-K % WIDTH)]),
         lengths=_flat(chain.lengths.expand(chain.batch), 0),

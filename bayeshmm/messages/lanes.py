@@ -1,8 +1,10 @@
-"""Eight doubles at a time: vectors that compiled code can hold in registers.
+"""Eight doubles at a time: vectors that compiled code holds in registers.
 
-States are few, so a compiler that vectorises loops finds nothing to gain in a loop over them.
-Here a row of states is one vector (or several), and arithmetic on it is one instruction; the
-machine's own width does not matter. Everything works on plain floats too.
+A compiler that vectorises loops finds nothing to gain in loops over a handful of states. So a row
+of states is laid out as one vector, or several, and arithmetic on it is written as on a number.
+What the machine's own vectors hold does not matter. Functions here take floats, too, and a float
+among lanes stands for lanes of it. Those that take arrays are emitted in place, so that loops
+around them count no references.
 """
 
 import operator
@@ -24,9 +26,11 @@ class Lanes(types.Type):
 
 
 LANES = Lanes()
-_DOUBLE = ir.DoubleType()
+
+_INDEX = ir.IntType(32)
 _INTEGER = ir.IntType(64)
-_VECTOR = ir.VectorType(_DOUBLE, WIDTH)
+_VECTOR = ir.VectorType(ir.DoubleType(), WIDTH)
+_UNDEFINED = ir.Constant(_VECTOR, ir.Undefined)
 
 
 @register_model(Lanes)
@@ -35,230 +39,214 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, lanes, _VECTOR)
 
 
-def _constant(like: ir.Type, number: float) -> ir.Constant:
-    """The number as a double or as a vector of it, an integer's bits likewise."""
-    if isinstance(like, ir.VectorType):
-        return ir.Constant(like, [number] * WIDTH)
-    return ir.Constant(like, number)
+def _shuffle(places: list[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(_INDEX, WIDTH), places)
 
 
-def _integers(like: ir.Type) -> ir.Type:
-    return ir.VectorType(_INTEGER, WIDTH) if isinstance(like, ir.VectorType) else _INTEGER
-
-
-def _widened(builder: Any, value: Any) -> Any:
-    if isinstance(value.type, ir.VectorType):
+def _spread(builder: Any, value: Any) -> Any:
+    """Lanes of a float; lanes as they are."""
+    if value.type == _VECTOR:
         return value
-    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.IntType(32)(0))
-    places = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
-    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), places)
+    first = builder.insert_element(_UNDEFINED, value, _INDEX(0))
+    return builder.shuffle_vector(first, _UNDEFINED, _shuffle([0] * WIDTH))
 
 
-def _elementwise(emit: Callable[..., Any]) -> Any:
-    """An operation on floats or lanes; a float among lanes stands for as many of itself."""
+def _elementwise(arity: int, emit: Callable[..., Any]) -> Any:
+    """Function of floats or lanes, from what it emits for values of one type."""
 
     def typed(*operands: types.Type) -> Any:
         wide = LANES in operands
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            if wide:
-                values = [_widened(builder, value) for value in values]
-            return emit(builder, *values)
+            return emit(builder, *(_spread(builder, x) if wide else x for x in values))
 
         result = LANES if wide else types.float64
-        return result(*(x if x is LANES or x == LANES else types.float64 for x in operands)), codegen
+        return result(*(x if x == LANES else types.float64 for x in operands)), codegen
 
-    return typed
-
-
-def _is_number(*operands: types.Type) -> bool:
-    return all(isinstance(x, Lanes | types.Number) for x in operands)
-
-
-def _binary(emit):
-    typed = _elementwise(emit)
-
-    @intrinsic
-    def operation(context, x, y):
-        return typed(x, y)
-
-    return operation
+    # numba reads the number of arguments from the signature
+    if arity == 1:
+        return intrinsic(lambda context, x: typed(x))
+    if arity == 2:
+        return intrinsic(lambda context, x, y: typed(x, y))
+    return intrinsic(lambda context, x, y, then, otherwise: typed(x, y, then, otherwise))
 
 
-def _unary(emit):
-    typed = _elementwise(emit)
+def _overload_operator(symbol: Callable[..., Any], emit: Callable[..., Any]) -> None:
+    implementation = _elementwise(2, emit)
 
-    @intrinsic
-    def operation(context, x):
-        return typed(x)
+    def lanes_among(*operands: types.Type) -> bool:
+        return LANES in operands and all(isinstance(x, Lanes | types.Number) for x in operands)
 
-    return operation
-
-
-def _ternary(emit):
-    typed = _elementwise(emit)
-
-    @intrinsic
-    def operation(context, x, y, z):
-        return typed(x, y, z)
-
-    return operation
+    # a lambda, since numba compares signatures, annotations included
+    overload(symbol)(
+        lambda x, y: (lambda x, y: implementation(x, y)) if lanes_among(x, y) else None
+    )
 
 
-def _overload(operation, implementation):
-    @overload(operation)
-    def arithmetic(x, y):
-        if LANES in (x, y) and _is_number(x, y):
-            return lambda x, y: implementation(x, y)
-        return None
+_overload_operator(operator.add, lambda b, x, y: b.fadd(x, y))
+_overload_operator(operator.sub, lambda b, x, y: b.fsub(x, y))
+_overload_operator(operator.mul, lambda b, x, y: b.fmul(x, y))
+_overload_operator(operator.truediv, lambda b, x, y: b.fdiv(x, y))
+
+maximum = _elementwise(2, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+minimum = _elementwise(2, lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
+where_less = _elementwise(
+    4, lambda b, x, y, then, otherwise: b.select(b.fcmp_ordered("<", x, y), then, otherwise)
+)
 
 
-for _operation, _emit in (
-    (operator.add, lambda builder, x, y: builder.fadd(x, y)),
-    (operator.sub, lambda builder, x, y: builder.fsub(x, y)),
-    (operator.mul, lambda builder, x, y: builder.fmul(x, y)),
-    (operator.truediv, lambda builder, x, y: builder.fdiv(x, y)),
-):
-    _overload(_operation, _binary(_emit))
+def _integers(like: ir.Type) -> ir.Type:
+    return ir.VectorType(_INTEGER, WIDTH) if like == _VECTOR else _INTEGER
 
 
-maximum = _binary(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
-minimum = _binary(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
-
-@intrinsic
-def where_less(context, x, y, then, otherwise):
-    """``then`` where x < y, else ``otherwise``."""
-    typed = _elementwise(lambda b, x, y, then, otherwise: b.select(b.fcmp_ordered("<", x, y), then, otherwise))
-    return typed(x, y, then, otherwise)
+def _constant(kind: ir.Type, number: float) -> ir.Constant:
+    return ir.Constant(kind, [number] * WIDTH if isinstance(kind, ir.VectorType) else number)
 
 
-def _power_of_two(b, n):
+# Bits of a double: sign, 11 of the exponent plus 1023, 52 of the mantissa without its leading one.
+# Added to 2^52, a small whole number stands in the last bits.
+_WHOLE = 2.0**52
+_WHOLE_BITS = 0x4330000000000000
+_MANTISSA_BITS = 0x000FFFFFFFFFFFFF
+_ONE_BITS = 0x3FF0000000000000
+
+
+def _power_of_two(b: Any, n: Any) -> Any:
     integers = _integers(n.type)
-    n = b.fadd(n, _constant(n.type, 2.0**52 + 1023.0))
-    bits = b.shl(b.bitcast(n, integers), _constant(integers, 52))
-    return b.bitcast(bits, n.type)
+    bits = b.bitcast(b.fadd(n, _constant(n.type, _WHOLE + 1023.0)), integers)
+    return b.bitcast(b.shl(bits, _constant(integers, 52)), n.type)
 
 
-def _size(b, x):
+def _size_of(b: Any, x: Any) -> Any:
     integers = _integers(x.type)
     bits = b.lshr(b.bitcast(x, integers), _constant(integers, 52))
-    bits = b.or_(bits, _constant(integers, 0x4330000000000000))
-    return b.fsub(b.bitcast(bits, x.type), _constant(x.type, 2.0**52 + 1023.0))
+    whole = b.bitcast(b.or_(bits, _constant(integers, _WHOLE_BITS)), x.type)
+    return b.fsub(whole, _constant(x.type, _WHOLE + 1023.0))
 
 
-def _mantissa(b, x):
+def _mantissa_of(b: Any, x: Any) -> Any:
     integers = _integers(x.type)
-    bits = b.and_(b.bitcast(x, integers), _constant(integers, 0x000FFFFFFFFFFFFF))
-    bits = b.or_(bits, _constant(integers, 0x3FF0000000000000))
-    return b.bitcast(bits, x.type)
+    bits = b.and_(b.bitcast(x, integers), _constant(integers, _MANTISSA_BITS))
+    return b.bitcast(b.or_(bits, _constant(integers, _ONE_BITS)), x.type)
 
 
-power_of_two = _unary(_power_of_two)
-size_of = _unary(_size)
-mantissa_of = _unary(_mantissa)
+power_of_two = _elementwise(1, _power_of_two)  # of a whole number from -1022 to 1023
+size_of = _elementwise(1, _size_of)  # exponent of a positive number that is not subnormal
+mantissa_of = _elementwise(1, _mantissa_of)  # the same number's mantissa, in [1, 2)
 
 
-def _pointer(context, builder, kind, array, place):
-    from numba.core.base import BaseContext
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [place]), _VECTOR.as_pointer())
+def _data(context: Any, builder: Any, kind: types.Array, array: Any) -> Any:
+    return context.make_array(kind)(context, builder, array).data
+
+
+def _place(context: Any, builder: Any, kind: types.Array, array: Any, i: Any) -> Any:
+    place = builder.gep(_data(context, builder, kind, array), [i])
+    return builder.bitcast(place, _VECTOR.as_pointer())
 
 
 @intrinsic
-def load(typingcontext, array, place):
-    """`WIDTH` numbers of a flat contiguous array, from ``place`` on."""
-    def codegen(context, builder, signature, args):
-        return builder.load(_pointer(context, builder, signature.args[0], *args), align=8)
+def load(typingcontext: Any, array: types.Array, i: types.Type) -> Any:
+    """Lanes of a flat contiguous array, from number i on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(_place(context, builder, signature.args[0], *values), align=8)
+
     return LANES(array, types.intp), codegen
 
 
 @intrinsic
-def store(typingcontext, array, place, value):
-    """Write lanes to a flat contiguous array, from ``place`` on."""
-    def codegen(context, builder, signature, args):
-        array, place, value = args
-        builder.store(value, _pointer(context, builder, signature.args[0], array, place), align=8)
+def store(typingcontext: Any, array: types.Array, i: types.Type, lanes: types.Type) -> Any:
+    """Write lanes to a flat contiguous array, from number i on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array, i, lanes = values
+        builder.store(lanes, _place(context, builder, signature.args[0], array, i), align=8)
         return context.get_dummy_value()
+
     return types.void(array, types.intp, LANES), codegen
 
 
 @intrinsic
-def largest(typingcontext, x):
-    """Largest of the lanes."""
-    def codegen(context, builder, signature, args):
-        (v,) = args
-        for half in (4, 2, 1):
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [(i + half) % WIDTH for i in range(WIDTH)])
-            other = builder.shuffle_vector(v, v, mask)
-            v = builder.select(builder.fcmp_ordered(">", v, other), v, other)
-        return builder.extract_element(v, ir.IntType(32)(0))
-    return types.float64(LANES), codegen
+def gather(
+    typingcontext: Any, array: types.Array, rows: types.Array, k: types.Type, width: types.Type
+) -> Any:
+    """Lanes k.. of a flat array with ``width`` numbers to a row, each from a row of its own."""
 
-
-@intrinsic
-def spread(typingcontext, x):
-    """Lanes that all hold x."""
-    def codegen(context, builder, signature, args):
-        return _widened(builder, args[0])
-    return LANES(types.float64), codegen
-
-
-@intrinsic
-def gather(typingcontext, array, rows, k, width):
-    """Lanes k.. of a flat array with ``width`` to a row, each from a row of its own."""
-
-    def codegen(context, builder, signature, args):
-        array, rows, k, width = args
-        data = context.make_array(signature.args[0])(context, builder, array).data
-        places = context.make_array(signature.args[1])(context, builder, rows).data
-        lanes = ir.Constant(_VECTOR, ir.Undefined)
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array, rows, k, width = values
+        numbers = _data(context, builder, signature.args[0], array)
+        places = _data(context, builder, signature.args[1], rows)
+        lanes = _UNDEFINED
         for lane in range(WIDTH):
-            state = builder.add(k, _INTEGER(lane))
-            row = builder.load(builder.gep(places, [state]))
-            place = builder.add(builder.mul(row, width), state)
-            value = builder.load(builder.gep(data, [place]))
-            lanes = builder.insert_element(lanes, value, ir.IntType(32)(lane))
+            column = builder.add(k, _INTEGER(lane))
+            row = builder.load(builder.gep(places, [column]))
+            place = builder.add(builder.mul(row, width), column)
+            number = builder.load(builder.gep(numbers, [place]))
+            lanes = builder.insert_element(lanes, number, _INDEX(lane))
         return lanes
 
     return LANES(array, rows, types.intp, types.intp), codegen
 
 
 @intrinsic
-def get(typingcontext, array, i, like):
+def get(typingcontext: Any, array: types.Array, i: types.Type, like: types.Type) -> Any:
     """Number i of a flat array, or lanes from it on, as ``like`` is a float or lanes."""
 
-    def codegen(context, builder, signature, args):
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind = signature.args[0]
         if signature.return_type == LANES:
-            return builder.load(_pointer(context, builder, kind, *args[:2]), align=8)
-        data = context.make_array(kind)(context, builder, args[0]).data
-        return builder.load(builder.gep(data, [args[1]]))
+            return builder.load(_place(context, builder, kind, *values[:2]), align=8)
+        return builder.load(builder.gep(_data(context, builder, kind, values[0]), [values[1]]))
 
     return like(array, types.intp, like), codegen
 
 
 @intrinsic
-def put(typingcontext, array, i, value):
+def put(typingcontext: Any, array: types.Array, i: types.Type, value: types.Type) -> Any:
     """Write a float or lanes to a flat array at i."""
 
-    def codegen(context, builder, signature, args):
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind = signature.args[0]
-        array, i, value = args
+        array, i, value = values
         if signature.args[2] == LANES:
-            builder.store(value, _pointer(context, builder, kind, array, i), align=8)
+            builder.store(value, _place(context, builder, kind, array, i), align=8)
         else:
-            data = context.make_array(kind)(context, builder, array).data
-            builder.store(value, builder.gep(data, [i]))
+            builder.store(value, builder.gep(_data(context, builder, kind, array), [i]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
 
 
 @intrinsic
-def constant(typingcontext, number, like):
-    """A number as a float or as lanes of it, as ``like`` is."""
+def spread(typingcontext: Any, x: types.Type) -> Any:
+    """Lanes of a float."""
 
-    def codegen(context, builder, signature, args):
-        return _widened(builder, args[0]) if signature.return_type == LANES else args[0]
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _spread(builder, values[0])
+
+    return LANES(types.float64), codegen
+
+
+@intrinsic
+def constant(typingcontext: Any, number: types.Type, like: types.Type) -> Any:
+    """A float as it is or as lanes of it, as ``like`` is a float or lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _spread(builder, values[0]) if signature.return_type == LANES else values[0]
 
     return like(types.float64, like), codegen
+
+
+@intrinsic
+def largest(typingcontext: Any, lanes: types.Type) -> Any:
+    """Largest of the lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        (x,) = values
+        for half in (4, 2, 1):
+            turned = _shuffle([(lane + half) % WIDTH for lane in range(WIDTH)])
+            y = builder.shuffle_vector(x, x, turned)
+            x = builder.select(builder.fcmp_ordered(">", x, y), x, y)
+        return builder.extract_element(x, _INDEX(0))
+
+    return types.float64(LANES), codegen

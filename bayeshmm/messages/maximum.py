@@ -131,7 +131,7 @@ def follow_best(run: Run, entry: Array, free: Array, path: Array) -> None:
 def _entry_point(sources: str) -> Any:  # a closure: see `compilation`
     @compiled
     def maximise_runs(runs: Runs, chunks: int, log_probability: Array, path: Array) -> None:
-        """Fill (runs,) log densities of the best paths and (runs, T) paths, -1 where there is none."""
+        """Fill (runs,) log densities of best paths and (runs, T) paths, -1 where there is none."""
         sources  # noqa: B018
         N = len(log_probability)
         _, T, K = runs.log_likelihood.shape

@@ -5,7 +5,19 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from bayeshmm.messages.backward import CERTAIN, Messages, Run, Runs, look_back, room, run
+from bayeshmm.messages.backward import (
+    CERTAIN,
+    LEADS,
+    LIKELY,
+    STAYS,
+    Messages,
+    Run,
+    Runs,
+    doubt_in,
+    look_back,
+    room,
+    run,
+)
 from bayeshmm.messages.chain import Array
 from bayeshmm.messages.compilation import SOURCES, compiled
 from bayeshmm.messages.extended import scale, weights
@@ -18,19 +30,28 @@ def draw(run: Run, messages: Messages, uniforms: Array, path: Array) -> None:
     The state of a row is the smallest whose cumulative share of the weights exceeds the uniform,
     or the last of positive weight if rounding leaves none.
     """
-    free, free_exponent, entry, entry_exponent, future, future_exponent, tops = messages[:7]
-    weight = messages.row
+    free, free_exponent, entry, entry_exponent, future, future_exponent, scales = messages[:7]
+    weight = messages.weight
     transition, dwell = run.transition, run.dwell
     n, K = run.log_likelihood.shape
     W = len(run.dwell)
+    dwelling = run.dwell.max() > 1
     per_step = len(run.transition) > 1
     path[n:] = -1
     t = state = 0
     while t < n:
         s = t - 1 if per_step else 0
-        here, top = t * W, tops[t]
-        size = future_exponent[here - W + state] - top if t > 0 else np.inf
-        certain = abs(size) < CERTAIN
+        here, top = t * W, scales[t]
+        certain, size = False, 0.0
+        if t > 0:
+            size = future_exponent[here - W + state] - top
+            lead, entry_lead = free_exponent[here + state] - top, scales[t - 1] - top
+            certain = doubt_in(size, lead) < CERTAIN and entry_lead <= LEADS
+            may_stay = dwelling and run.bounded and entry_lead < STAYS
+            if may_stay and lead > LEADS and transition[s, state, state] > LIKELY:
+                path[t] = state
+                t += 1
+                continue
         if certain:
             total = future[here - W + state] * scale(size)
         else:

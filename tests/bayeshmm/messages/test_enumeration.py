@@ -10,7 +10,7 @@ from bayeshmm.messages import kernel
 
 from .cases import FIXED, Case, cases
 
-EXAMPLES = settings(FIXED, max_examples=250)
+EXAMPLES = settings(FIXED, max_examples=500)
 
 
 def near(got, expected, atol: float) -> None:

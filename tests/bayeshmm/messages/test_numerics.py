@@ -44,6 +44,29 @@ def test_a_move_of_tiny_probability_does_not_hide_a_better_path(messages):
     torch.testing.assert_close(messages.smooth(*inputs)[1, 2], tensor(1.0), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("n", [3, 4, 5, 9, 20])
+@pytest.mark.parametrize("stay", [0.0, -100.0, -600.0])
+@pytest.mark.parametrize("dwell", [1, 2, 3])
+def test_a_path_told_by_its_rows(messages, dwell, stay, n):
+    """All rows but the last can be of the second state alone, whose stays may be improbable."""
+    log_initial, log_transition = tensor([0.0, 0.0]), tensor([[0.0, 0.0], [0.0, stay]])
+    rows = torch.zeros(n, 2, dtype=torch.float64)
+    rows[:-1, 0] = rows[-1, 1] = -torch.inf
+    if n - 1 < dwell:
+        answer, stays = -torch.inf, 0.0
+    else:
+        answer, stays = (n - 1 - dwell) * stay, float(n - 1 - dwell)
+    got = messages.expected_counts(log_initial, log_transition, rows, minimum_dwell=dwell)
+    value = messages.log_marginal(log_initial, log_transition, rows, minimum_dwell=dwell)
+    torch.testing.assert_close(value, tensor(answer), rtol=0, atol=1e-10)
+    torch.testing.assert_close(got.log_marginal, tensor(answer), rtol=0, atol=1e-10)
+    torch.testing.assert_close(got.transition[1, 1], tensor(stays), rtol=0, atol=1e-12)
+    if answer > -torch.inf:
+        predicted = messages.predict(log_initial, log_transition, rows, minimum_dwell=dwell)
+        total = predicted.log_density.sum()
+        torch.testing.assert_close(total, tensor(answer), rtol=0, atol=1e-10)
+
+
 def phases_with_shared_noise(third: str | None) -> tuple[Tensor, Tensor, Tensor]:
     """Two phases of 50 000 rows, 1e4 nats a row apart, and noise of +-9000 common to both.
 
