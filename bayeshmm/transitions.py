@@ -187,6 +187,12 @@ class TransitionPrior:
         self.log_jump_prior = _normalised(
             2.0 * self.jump_grid.log() - 2.0 / others * self.jump_grid
         )
+        # log density of K states' parameters at every point: constant + expected logs @ powers
+        cells = self.jump_grid[:, None].expand(-1, others) / others
+        self._exit_constant = self.log_exit_prior + states * _log_normaliser(self.exit_grid)
+        self._jump_constant = self.log_jump_prior + states * _log_normaliser(cells)
+        self._exit_powers = (self.exit_grid - 1.0).T
+        self._jump_powers = (cells[:, 0] - 1.0)[None]
 
     def grid(self, batch: tuple[int, ...]) -> Grid:
         """Prior law of the hyper-parameters, with leading axes `batch`."""
@@ -214,15 +220,11 @@ class TransitionPrior:
         log_jumps
             ``log J_kl``, (..., n, K, K-1).
         """
-        K = self.states
-        if K == 1:
+        if self.states == 1:
             return self.grid(tuple(log_exits.shape[:-2]))
-        persistence = self.log_exit_prior + K * _log_beta_normaliser(self.exit_grid)
-        persistence = persistence + log_exits.sum(-2) @ (self.exit_grid - 1.0).T
-        cell = self.jump_grid / (K - 1)
-        normaliser = torch.lgamma(self.jump_grid) - (K - 1) * torch.lgamma(cell)
-        concentration = self.log_jump_prior + K * normaliser
-        concentration = concentration + log_jumps.sum((-1, -2))[..., None] * (cell - 1.0)
+        persistence = self._exit_constant + log_exits.sum(-2) @ self._exit_powers
+        total = log_jumps.sum((-1, -2))[..., None]
+        concentration = self._jump_constant + total @ self._jump_powers
         return Grid(_normalised(persistence), _normalised(concentration))
 
     def update(self, grid: Grid, counts: Counts) -> tuple[ChainPosterior, Grid]:
@@ -233,24 +235,25 @@ class TransitionPrior:
         )
 
     def divergence(self, posterior: ChainPosterior, grid: Grid) -> Tensor:
-        """Kullback-Leibler divergence from the prior, hyper-parameters included, (..., n)."""
-        K = self.states
-        flat = torch.ones_like(posterior.initial)
-        total = _dirichlet_divergence(posterior.initial, flat)
-        if K == 1:
+        """Kullback-Leibler divergence from the prior, hyper-parameters included, (..., n).
+
+        Parameters
+        ----------
+        posterior
+            Of the chain.
+        grid
+            What `update` makes of it. The log of the ratio of this law to the density of all
+            parameters is then the same at every point of the grid, less its normaliser.
+        """
+        total = _negative_entropy(posterior.initial) - math.lgamma(self.states)
+        if self.states == 1:
             return total
-        exits = _expected_log(posterior.exit).sum(-2) @ (self.exit_grid - 1.0).T
-        exits = exits + K * _log_beta_normaliser(self.exit_grid)
-        cell = self.jump_grid / (K - 1)
-        jumps = _expected_log(posterior.jump).sum((-1, -2))[..., None] * (cell - 1.0)
-        jumps = jumps + K * (torch.lgamma(self.jump_grid) - (K - 1) * torch.lgamma(cell))
-        for entropy, log_prior, law, expected in (
-            (_dirichlet_entropy(posterior.exit), self.log_exit_prior, grid.persistence, exits),
-            (_dirichlet_entropy(posterior.jump), self.log_jump_prior, grid.concentration, jumps),
-        ):
-            total = total - entropy.sum(-1)
-            total = total + (law.exp() * (law - log_prior - expected)).sum(-1)
-        return total
+        exits = _expected_log(posterior.exit).sum(-2) @ self._exit_powers[:, 0]
+        jumps = _expected_log(posterior.jump).sum((-1, -2)) * self._jump_powers[0, 0]
+        total = total + grid.persistence[..., 0] - self._exit_constant[0] - exits
+        total = total + grid.concentration[..., 0] - self._jump_constant[0] - jumps
+        total = total + _negative_entropy(posterior.exit).sum(-1)
+        return total + _negative_entropy(posterior.jump).sum(-1)
 
     def sample(self, chain: Chain, counts: Counts, generator: torch.Generator) -> Chain:
         """Gibbs step: hyper-parameters given `chain`, then the chain given `counts`."""
@@ -311,18 +314,19 @@ def chain_logs(chain: Chain) -> tuple[Tensor, Tensor]:
 def _off_diagonal(matrix: Tensor) -> Tensor:
     """(..., K, K) without its diagonal, (..., K, K-1)."""
     K = matrix.shape[-1]
-    keep = ~torch.eye(K, dtype=torch.bool)
-    return matrix[..., keep].reshape(*matrix.shape[:-1], K - 1)
+    return (
+        matrix.flatten(-2)[..., 1:]
+        .unflatten(-1, (K - 1, K + 1))[..., :-1]
+        .reshape(*matrix.shape[:-1], K - 1)
+    )
 
 
 def _matrix(diagonal: Tensor, others: Tensor) -> Tensor:
     """Put a diagonal (..., K) and the other entries (..., K, K-1) together."""
     K = diagonal.shape[-1]
-    source = torch.cat([diagonal[..., None], others], -1)
-    column = torch.arange(K)
-    own = column[:, None]
-    place = torch.where(column == own, 0, column + (column < own))
-    return source.gather(-1, place.expand(source.shape))
+    between = others.reshape(*diagonal.shape[:-1], K - 1, K)
+    first = torch.cat([diagonal[..., :-1, None], between], -1).flatten(-2)
+    return torch.cat([first, diagonal[..., -1:]], -1).unflatten(-1, (K, K))
 
 
 def _log_grid(low: float, high: float, points: int) -> Tensor:
@@ -333,8 +337,8 @@ def _normalised(log_weights: Tensor) -> Tensor:
     return log_weights - log_weights.logsumexp(-1, keepdim=True)
 
 
-def _log_beta_normaliser(parameters: Tensor) -> Tensor:
-    """Log normaliser of Beta laws, (..., 2) -> (...)."""
+def _log_normaliser(parameters: Tensor) -> Tensor:
+    """Log normaliser of Dirichlet laws, (..., C) -> (...)."""
     return torch.lgamma(parameters.sum(-1)) - torch.lgamma(parameters).sum(-1)
 
 
@@ -342,18 +346,16 @@ def _expected_log(parameters: Tensor) -> Tensor:
     return torch.digamma(parameters) - torch.digamma(parameters.sum(-1, keepdim=True))
 
 
-def _dirichlet_entropy(parameters: Tensor) -> Tensor:
-    """Entropy of Dirichlet laws, (..., C) -> (...); 0 with a single cell."""
+def _negative_entropy(parameters: Tensor) -> Tensor:
+    """Expected log density of Dirichlet laws, (..., C) -> (...); 0 with a single cell."""
     log = _expected_log(parameters)
-    normaliser = torch.lgamma(parameters.sum(-1)) - torch.lgamma(parameters).sum(-1)
-    return -normaliser - ((parameters - 1.0) * log).sum(-1)
+    return _log_normaliser(parameters) + ((parameters - 1.0) * log).sum(-1)
 
 
 def _dirichlet_divergence(parameters: Tensor, prior: Tensor) -> Tensor:
     """KL divergence between Dirichlet laws, (..., C) -> (...)."""
     log = _expected_log(parameters)
-    cross = torch.lgamma(prior.sum(-1)) - torch.lgamma(prior).sum(-1)
-    return -_dirichlet_entropy(parameters) - cross - ((prior - 1.0) * log).sum(-1)
+    return _negative_entropy(parameters) - _log_normaliser(prior) - ((prior - 1.0) * log).sum(-1)
 
 
 def _sample_dirichlet(parameters: Tensor, generator: torch.Generator) -> Tensor:

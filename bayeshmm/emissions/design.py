@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bayeshmm.emissions.layout import Layout
+from bayeshmm.emissions.layout import Columns, Layout, columns
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class Design:
         return self.observed.all(-1)
 
     @cached_property
+    def weight(self) -> Tensor:
+        """One in complete rows, zero in others, (N*T, 1)."""
+        return self.complete.reshape(-1, 1).double()
+
+    @cached_property
     def patterns(self) -> tuple[Pattern, ...]:
         """Rows with some but not all responses, grouped by what they miss."""
         partial = self.observed.any(-1) & ~self.complete
@@ -90,26 +95,53 @@ class Design:
         return tuple(patterns)
 
     @cached_property
-    def regressors(self) -> Tensor:
-        """Regressors and response of every equation, (D, N*T, R+1); zero in incomplete rows."""
-        N, T, D = self.response.shape
-        P, R = self.layout.past, self.layout.regressors
-        columns = torch.zeros(D, N * T, R + 1, dtype=torch.float64)
-        columns[:, :, :P] = self.past.reshape(N * T, D, P).transpose(0, 1)
-        present = self.response.reshape(N * T, D)
-        if self.layout.full:
-            columns[:, :, P:R] = present[None, :, : D - 1]
-            columns[:, :, :R] *= self.layout.active[:, None, :]
-        columns[:, :, R] = present.T
-        return columns * self.complete.reshape(1, N * T, 1)
+    def columns(self) -> Columns:
+        """Which columns every equation reads."""
+        shared = (self.past == self.past[:, :, :1]).flatten(0, 2).all(0)
+        return columns(self.layout, tuple(shared.tolist()))
+
+    @cached_property
+    def joint(self) -> bool:
+        """Whether one matrix holds the moments of all equations: no row is left out of one."""
+        return self.columns.joint and not self.patterns
+
+    @cached_property
+    def common(self) -> Tensor:
+        """Columns that all equations may read, (C, N*T): zero in incomplete rows.
+
+        Shared past regressors and, for a full covariance, the present.
+        """
+        past = self.past[:, :, 0, self.columns.shared]
+        parts = [past, self.response] if self.layout.full else [past]
+        return (torch.cat(parts, -1).flatten(0, 1) * self.weight).T.contiguous()
+
+    @cached_property
+    def own(self) -> Tensor:
+        """Columns that one equation alone reads, (D, O, N*T): zero in incomplete rows.
+
+        Its own past and, for a diagonal covariance, its response.
+        """
+        past = self.past[..., self.columns.own]
+        parts = [past] if self.layout.full else [past, self.response[..., None]]
+        columns = torch.cat(parts, -1).flatten(0, 1) * self.weight[..., None]
+        return columns.permute(1, 2, 0).contiguous()
 
     @cached_property
     def products(self) -> Tensor:
-        """Products of columns that the sufficient statistics sum, (N*T, M); see `Layout`."""
-        N, T, D = self.response.shape
-        flat = torch.cat(
-            [self.past.reshape(N * T, D * self.layout.past), self.response.reshape(N * T, D)], 1
-        )
-        flat = flat * self.complete.reshape(N * T, 1)
-        left, right = self.layout.products
-        return flat[:, left] * flat[:, right]
+        """What the sufficient statistics sum, (N*T, M+1): products of columns, and complete rows.
+
+        See `Columns`.
+        """
+        shared = self.past[:, :, 0, self.columns.shared]
+        own = self.past[..., self.columns.own].flatten(2)
+        flat = torch.cat([shared, own, self.response], -1).flatten(0, 1) * self.weight
+        products = torch.empty(len(flat), len(self.columns.left) + 1, dtype=torch.float64)
+        torch.mul(flat[:, self.columns.left], flat[:, self.columns.right], out=products[:, :-1])
+        products[:, -1:] = self.weight
+        return products
+
+    @cached_property
+    def largest(self) -> Tensor:
+        """Largest size of each of `products`, (M+1,)."""
+        lowest, highest = self.products.aminmax(dim=0)
+        return torch.maximum(highest, -lowest)

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from bayeshmm.emissions.design import Design, Pattern
+from bayeshmm.emissions.quadratic import Quadratic, sums
 
 LOG_2PI = math.log(2.0 * math.pi)
-
-ROWS_AT_ONCE = 512
-"""Rows whose residuals are formed together, so that they stay in the cache."""
 
 
 class Law(NamedTuple):
@@ -41,6 +39,27 @@ class Law(NamedTuple):
     precision: Tensor
     log_variance: Tensor
     covariance: Tensor | None = None
+
+
+class Moments(NamedTuple):
+    """Sufficient statistics of the regressions.
+
+    Attributes
+    ----------
+    products
+        Weighted second moments of ``[regressors, response]`` of every equation,
+        (..., n, K, D, R+1, R+1). Where all equations read the first columns of
+        ``[past, present]`` those of the latter, (..., n, K, 1, P+D, P+D): their leading blocks
+        are the equations' moments.
+    counts
+        Weight of the rows that each equation is used in, (..., n, K, D).
+    rounding
+        Weighted variance of the rounding of the response, (..., n, K, D).
+    """
+
+    products: Tensor
+    counts: Tensor
+    rounding: Tensor
 
 
 class Completion(NamedTuple):
@@ -81,10 +100,7 @@ def log_likelihood(design: Design, law: Law) -> tuple[Tensor, tuple[Completion, 
     """
     N, T, _ = design.response.shape
     noise = (law.log_variance + LOG_2PI + law.precision * design.rounding).sum(-1)
-    quadratic = _squared_residuals(design, law)
-    if law.covariance is not None:
-        quadratic = quadratic + _coefficient_variance(design, law.covariance)
-    rows = -0.5 * (quadratic + noise[..., None, :]) * design.complete[:, :, None]
+    rows = Quadratic.apply(law.coefficients, law.precision, noise, law.covariance, design)
     completions = tuple(complete(design, pattern, law) for pattern in design.patterns)
     if completions:
         places = torch.cat([pattern.run * T + pattern.row for pattern in design.patterns])
@@ -92,40 +108,6 @@ def log_likelihood(design: Design, law: Law) -> tuple[Tensor, tuple[Completion, 
         flat = rows.flatten(-3, -2).index_copy(-2, places, partial)
         rows = flat.unflatten(-2, (N, T))
     return rows, completions
-
-
-def _squared_residuals(design: Design, law: Law) -> Tensor:
-    """Sum over equations of precision times squared residual, (..., N, T, K).
-
-    The residuals are formed explicitly: a quadratic form in the packed products would lose
-    digits where metrics are nearly functions of one another.
-    """
-    N, T, D = design.response.shape
-    *batch, n, K, _ = law.precision.shape
-    signed = torch.nn.functional.pad(law.coefficients, (0, 1), value=-1.0)
-    scaled = law.precision.sqrt()[..., None] * signed
-    if n == 1:
-        vectors = scaled.reshape(-1, D, scaled.shape[-1]).permute(1, 2, 0)
-        chunks = design.regressors.split(ROWS_AT_ONCE, dim=1)
-        total = torch.cat([(chunk @ vectors).square().sum(0) for chunk in chunks])
-        return total.reshape(N, T, -1, K).permute(2, 0, 1, 3).reshape(*batch, N, T, K)
-    columns = design.regressors.reshape(D, N, T, -1)
-    return (columns @ scaled.movedim(-2, -4).transpose(-1, -2)).square().sum(-4)
-
-
-def _coefficient_variance(design: Design, covariance: Tensor) -> Tensor:
-    """Sum over equations of X' V X in every row and state, (..., N, T, K)."""
-    N, T = design.complete.shape
-    index, exists = design.layout.gather
-    R = design.layout.regressors
-    inner = exists[:, :R, :R]
-    *batch, n, K, _, _, _ = covariance.shape
-    weights = torch.zeros(*batch, n, K, len(design.layout.products[0]), dtype=covariance.dtype)
-    weights = weights.index_add(-1, index[:, :R, :R][inner], covariance[..., inner])
-    if n == 1:
-        total = design.products @ weights.reshape(-1, weights.shape[-1]).T
-        return total.reshape(N, T, -1, K).permute(2, 0, 1, 3).reshape(*batch, N, T, K)
-    return design.products.reshape(N, T, -1) @ weights.transpose(-1, -2)
 
 
 def complete(design: Design, pattern: Pattern, law: Law) -> Completion:
@@ -201,7 +183,7 @@ def _rows_of(runs: int, pattern: Pattern) -> tuple[Callable[[Tensor, int], Tenso
 
 def moments(
     design: Design, weights: Tensor, completions: tuple[Completion, ...], *, by_run: bool = False
-) -> tuple[Tensor, Tensor]:
+) -> Moments:
     """Weighted second moments of ``[regressors, response]`` of every equation and state.
 
     Parameters
@@ -213,31 +195,20 @@ def moments(
     completions
         Missing responses, from `log_likelihood`.
     by_run
-        Whether to keep the moments of every run apart.
-
-    Returns
-    -------
-    moments
-        Shape (..., n, K, D, R+1, R+1), n = N if `by_run`, else 1. The rounding variance is in
-        the response's own entry.
-    counts
-        Weight of the rows that each equation is used in, (..., n, K, D).
+        Whether to keep the moments of every run apart, n = N; otherwise n = 1.
     """
-    *batch, N, T, K = weights.shape
-    index, exists = design.layout.gather
-    if by_run:
-        packed = weights.transpose(-1, -2) @ design.products.reshape(N, T, -1)
+    packed = sums(design, weights, by_run)
+    if design.joint and not by_run:
+        products = design.columns.unpacked_jointly(packed)
     else:
-        flat = weights.movedim(-1, -3).reshape(-1, N * T)
-        packed = (flat @ design.products).reshape(*batch, 1, K, -1)
-    total = packed[..., index] * exists
-    rows = (weights * design.complete[:, :, None]).sum(-2)
-    counts = (rows if by_run else rows.sum(-2, keepdim=True))[..., None]
-    counts = counts.expand(*counts.shape[:-1], design.layout.metrics).clone()
-    total[..., -1, -1] += counts * design.rounding
+        products = design.columns.unpacked(packed)
+    counts = packed[..., -1:].expand(*packed.shape[:-1], design.layout.metrics)
+    total = Moments(products, counts, counts * design.rounding)
+    if completions:
+        total = total._replace(counts=counts.clone())
     for pattern, completion in zip(design.patterns, completions, strict=True):
-        _add_pattern(design, weights, pattern, completion, total, counts)
-    return total, counts
+        _add_pattern(design, weights, pattern, completion, total)
+    return total
 
 
 def _add_pattern(
@@ -245,15 +216,14 @@ def _add_pattern(
     weights: Tensor,
     pattern: Pattern,
     completion: Completion,
-    total: Tensor,
-    counts: Tensor,
+    total: Moments,
 ) -> None:
-    """Add the expected moments of rows with missing responses to `total` and `counts`.
+    """Add the expected moments of rows with missing responses to `total`.
 
     Each is a sum over rows r of weight times products of the past x and the completed present z,
     kept apart by the run n that the row belongs to.
     """
-    n = total.shape[-5]
+    n = total.counts.shape[-3]
     D, P, R = design.layout.metrics, design.layout.past, design.layout.regressors
     w = weights[..., pattern.run, pattern.row, :]
     owner = pattern.run if n > 1 else torch.zeros_like(pattern.run)
@@ -271,11 +241,11 @@ def _add_pattern(
         contrasts = j if design.layout.full else 0
         places = torch.tensor([*range(P, P + contrasts), R])
         metrics = torch.tensor([*range(contrasts), j])
-        own = total[..., j, :, :]
+        own = total.products[..., j, :, :]
         own[..., :P, :P] += past[..., j, :, :]
         mixed = cross[..., j, :, :][..., metrics]
         own[..., :P, places] += mixed
         own[..., places, :P] += mixed.transpose(-1, -2)
         own[..., places[:, None], places] += present[..., metrics, :][..., metrics]
-        own[..., R, R] += mass * design.rounding[j] * bool(pattern.observed[j])
-        counts[..., j] += mass
+        total.rounding[..., j] += mass * design.rounding[j] * bool(pattern.observed[j])
+        total.counts[..., j] += mass

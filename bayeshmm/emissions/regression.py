@@ -15,14 +15,16 @@ Contrasts and variances together are exactly an inverse-Wishart law of the row c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayeshmm.emissions.layout import Layout
-from bayeshmm.emissions.likelihood import Law
+from bayeshmm.emissions.likelihood import Law, Moments
 
 
 class NormalInverseGamma(NamedTuple):
@@ -58,12 +60,14 @@ class NormalInverseGamma(NamedTuple):
             self.covariance,
         )
 
-    def updated(self, moments: Tensor, counts: Tensor) -> NormalInverseGamma:
-        """Posterior after data with these `moments` and `counts`, this law being the prior."""
+    def updated(self, moments: Moments) -> NormalInverseGamma:
+        """Posterior after data with these `moments`, by equation, this law being the prior."""
         precision = torch.linalg.inv(self.covariance)
         shift = (precision @ self.mean[..., None])[..., 0]
         offset = 2.0 * self.rate + (shift * self.mean).sum(-1)
-        return _posterior(precision, shift, offset, self.shape, moments, counts)
+        last = torch.cat([shift, offset[..., None]], -1)[..., None, :]
+        prior = torch.cat([torch.cat([precision, shift[..., None]], -1), last], -2)
+        return _posterior(prior, self.shape, moments)
 
     def divergence(self, other: NormalInverseGamma) -> Tensor:
         """Kullback-Leibler divergence of this law from `other`, (..., n, K, D)."""
@@ -157,7 +161,7 @@ class RegressionPrior:
     group: tuple[float, float] = (0.5, 0.5)
     scale: tuple[float, float] = (0.5, 0.5)
 
-    @property
+    @cached_property
     def shapes(self) -> Tensor:
         """Prior shape ``a_j`` of every metric's variance, (D,)."""
         steps = torch.arange(self.layout.metrics, dtype=torch.float64)
@@ -175,7 +179,7 @@ class RegressionPrior:
             ones[1] * self.scale[0], ones[1] * self.scale[1],
         )  # fmt: skip
 
-    def expand(self, precisions: Precisions, inactive: float = 1.0) -> Tensor:
+    def expand(self, precisions: Precisions) -> Tensor:
         """Prior precision (in units of 1/sigma^2) of every coefficient, (..., n, D, R)."""
         D = self.layout.metrics
         past = precisions.groups[..., self.layout.group_index]
@@ -183,114 +187,134 @@ class RegressionPrior:
         if self.layout.full:
             contrasts = precisions.scales[..., None, : D - 1]
             parts.append(contrasts.expand(*contrasts.shape[:-2], D, D - 1))
-        return torch.where(self.layout.active, torch.cat(parts, -1), inactive)
+        return torch.where(self.layout.active, torch.cat(parts, -1), 1.0)
 
-    def posterior(
-        self, moments: Tensor, counts: Tensor, precisions: Precisions
-    ) -> NormalInverseGamma:
+    def posterior(self, moments: Moments, precisions: Precisions) -> NormalInverseGamma:
         """Conjugate posterior of every equation and state, given the hyper-parameters."""
-        diagonal = self.expand(precisions)[..., None, :, :]
-        return _posterior(
-            torch.diag_embed(diagonal),
-            torch.zeros_like(diagonal),
-            precisions.scales[..., None, :],
-            self.shapes,
-            moments,
-            counts,
-        )
+        scales = precisions.scales
+        if moments.products.shape[-3] < self.layout.metrics:
+            past = precisions.groups[..., self.layout.group_index]
+            prior = torch.cat([past, scales], -1).diag_embed()[..., None, None, :, :]
+            return _joint_posterior(prior, self.shapes, moments, self.layout.active)
+        diagonal = torch.cat([self.expand(precisions), scales[..., None]], -1)
+        return _posterior(diagonal.diag_embed()[..., None, :, :, :], self.shapes, moments)
 
     def posterior_shrinkage(self, law: Law) -> Shrinkage:
         """Conjugate law of the hyper-parameters given `law` (values or expectations)."""
-        D, K, P = self.layout.metrics, self.states, self.layout.past
+        P = self.layout.past
         square = law.precision[..., None] * law.coefficients.square()
         if law.covariance is not None:
             square = square + law.covariance.diagonal(dim1=-2, dim2=-1)
-        square = (square * self.layout.active).sum(-3)
-        members = torch.nn.functional.one_hot(
-            self.layout.group_index, len(self.layout.group_names)
-        ).to(torch.float64)
-        size = K * D * members.sum(0)
-        groups = square[..., :P].sum(-2) @ members
+        square = (square * self.layout.active).sum((-3, -2))
+        groups = square[..., :P] @ self.layout.members
         scales = law.precision.sum(-2)
-        degrees = 2.0 * self.noise_shape
         if self.layout.full:
-            scales = scales + torch.nn.functional.pad(square[..., P:].sum(-2), (0, 1))
-            degrees += D - 1
+            scales = scales + torch.nn.functional.pad(square[..., P:], (0, 1))
+        group_shape, scale_shape = self._updated_shapes
         return Shrinkage(
-            (self.group[0] + 0.5 * size).expand(groups.shape),
+            group_shape.expand(groups.shape),
             self.group[1] + 0.5 * groups,
-            torch.full_like(scales, self.scale[0] + 0.5 * K * degrees),
+            scale_shape.expand(scales.shape),
             self.scale[1] + 0.5 * scales,
         )
 
+    @cached_property
+    def _updated_shapes(self) -> tuple[Tensor, Tensor]:
+        """Shapes of the laws of ``lambda`` (G,) and ``psi`` (): half a unit per normal variable."""
+        D, K = self.layout.metrics, self.states
+        degrees = 2.0 * self.noise_shape + (D - 1.0 if self.layout.full else 0.0)
+        size = K * D * self.layout.members.sum(0)
+        return self.group[0] + 0.5 * size, self.scale[0] + 0.5 * K * size.new_tensor(degrees)
+
     def divergence(self, posterior: NormalInverseGamma, shrinkage: Shrinkage) -> Tensor:
         """Kullback-Leibler divergence of the posterior from the prior, hyper-parameters too.
+
+        Parameters
+        ----------
+        posterior
+            Of the regressions.
+        shrinkage
+            What `posterior_shrinkage` makes of it: expectations of the hyper-parameters then
+            cancel, and the ratios of their normalisers remain.
 
         Returns
         -------
         Tensor
             Shape of the leading axes of `posterior`, (..., n).
         """
-        expected, log = shrinkage.expected, shrinkage.expected_log
-        precision = self.expand(expected)[..., None, :, :]
-        log_precision = self.expand(log, inactive=0.0)[..., None, :, :]
-        ratio = posterior.shape / posterior.rate
-        variance = posterior.covariance.diagonal(dim1=-2, dim2=-1)
-        square = variance + ratio[..., None] * posterior.mean.square()
-        coefficients = 0.5 * (
-            (precision * square).sum(-1)
-            - log_precision.sum(-1)
-            - posterior.log_det
-            - posterior.mean.shape[-1]
+        shape, log_rate = posterior.shape, posterior.rate.log()
+        equations = (
+            shape * log_rate
+            - torch.lgamma(shape)
+            - (shape - self.shapes) * (log_rate - torch.digamma(shape))
+            - shape
+            - 0.5 * posterior.log_det
         )
-        noise = _inverse_gamma_divergence(
-            posterior.shape,
-            posterior.rate,
-            self.shapes,
-            0.5 * expected.scales[..., None, :],
-            log.scales[..., None, :] - torch.log(torch.tensor(2.0, dtype=torch.float64)),
+        groups, scales = (
+            (shape * rate.log() - torch.lgamma(shape)).sum(-1)
+            for shape, rate in (shrinkage[:2], shrinkage[2:])
         )
-        hyper = _gamma_divergence(shrinkage.group_shape, shrinkage.group_rate, *self.group).sum(-1)
-        hyper = hyper + _gamma_divergence(
-            shrinkage.scale_shape, shrinkage.scale_rate, *self.scale
-        ).sum(-1)
-        return (coefficients + noise).sum((-1, -2)) + hyper
+        return equations.sum((-1, -2)) + groups + scales + self._constant
+
+    @cached_property
+    def _constant(self) -> Tensor:
+        """What the divergence has of constants of the prior."""
+        a, layout = self.shapes, self.layout
+        equations = torch.lgamma(a) + a * math.log(2.0) - 0.5 * layout.active.sum(-1)
+        hyper = [
+            size * (math.lgamma(shape) - shape * math.log(rate))
+            for size, (shape, rate) in (
+                (len(layout.group_names), self.group),
+                (layout.metrics, self.scale),
+            )
+        ]
+        return self.states * equations.sum() + sum(hyper)
 
 
-def _posterior(
-    precision: Tensor,
-    shift: Tensor,
-    offset: Tensor,
-    shape: Tensor,
-    moments: Tensor,
-    counts: Tensor,
-) -> NormalInverseGamma:
+def _posterior(prior: Tensor, shape: Tensor, moments: Moments) -> NormalInverseGamma:
     """Update a normal-inverse-gamma prior in natural form.
 
     One Cholesky factor of the prior's and the data's moments of ``[regressors, response]`` holds
     everything: its last diagonal entry squared is twice the posterior rate, the Schur complement
-    of the response.
+    of the response, and its inverse has the coefficients in the last row.
     """
-    prior = torch.cat(
-        [
-            torch.cat([precision, shift[..., None]], -1),
-            torch.cat([shift, offset.expand(shift.shape[:-1])[..., None]], -1)[..., None, :],
-        ],
-        -2,
-    )
-    factor = torch.linalg.cholesky(prior + moments)
-    inner = factor[..., :-1, :-1]
-    mean = torch.linalg.solve_triangular(
-        inner.transpose(-1, -2), factor[..., -1, :-1, None], upper=True
-    )[..., 0]
-    log_det = -2.0 * inner.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    inverse = _inverse_factor(prior + moments.products)
+    inner, response = inverse[..., :-1, :-1], inverse[..., -1, :]
     return NormalInverseGamma(
-        mean,
-        torch.cholesky_inverse(inner),
-        log_det,
-        shape + 0.5 * counts,
-        0.5 * factor[..., -1, -1].square(),
+        -response[..., :-1] / response[..., -1:],
+        inner.transpose(-1, -2) @ inner,
+        2.0 * inner.diagonal(dim1=-2, dim2=-1).log().sum(-1),
+        shape + 0.5 * moments.counts,
+        0.5 * (response[..., -1].square().reciprocal() + moments.rounding),
     )
+
+
+def _joint_posterior(
+    prior: Tensor, shape: Tensor, moments: Moments, active: Tensor
+) -> NormalInverseGamma:
+    """The same for all equations at once, from the moments of ``[past, present]``.
+
+    The leading blocks of one factor are the factors of the equations, and so of its inverse.
+    """
+    inverse = _inverse_factor(prior + moments.products)[..., 0, :, :]
+    D, R = active.shape
+    roots, responses = inverse[..., :R, :R], inverse[..., -D:, :]
+    own = responses.diagonal(offset=R + 1 - D, dim1=-2, dim2=-1)
+    spread = (roots[..., None] * roots[..., None, :]).cumsum(-3)[..., R - D :, :, :]
+    return NormalInverseGamma(
+        -responses[..., :R] / own[..., None] * active,
+        spread + (~active).double().diag_embed(),
+        2.0 * roots.diagonal(dim1=-2, dim2=-1).log() @ active.T.double(),
+        shape + 0.5 * moments.counts,
+        0.5 * (own.square().reciprocal() + moments.rounding),
+    )
+
+
+def _inverse_factor(moments: Tensor) -> Tensor:
+    """Inverse of the lower Cholesky factor."""
+    factor = torch.linalg.cholesky(moments)
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype)
+    return torch.linalg.solve_triangular(factor, eye, upper=False)
 
 
 def _inverse_gamma_divergence(
@@ -305,18 +329,6 @@ def _inverse_gamma_divergence(
         - (shape - prior_shape) * (rate.log() - torch.digamma(shape))
         - shape
         + prior_rate * shape / rate
-    )
-
-
-def _gamma_divergence(shape: Tensor, rate: Tensor, prior_shape: float, prior_rate: float) -> Tensor:
-    """KL divergence of Gamma(shape, rate) from Gamma(prior_shape, prior_rate)."""
-    prior = torch.tensor([prior_shape, prior_rate], dtype=torch.float64)
-    return (
-        (shape - prior[0]) * torch.digamma(shape)
-        - torch.lgamma(shape)
-        + torch.lgamma(prior[0])
-        + prior[0] * (rate.log() - prior[1].log())
-        + shape * (prior[1] / rate - 1.0)
     )
 
 

@@ -103,7 +103,7 @@ def sweep(prior: Prior, design: Design, state: State, generator: torch.Generator
         for completion, pattern in zip(completions, design.patterns, strict=True)
     )
     weights = _one_hot(paths, prior.regression.states)
-    conditional = prior.regression.posterior(*moments(design, weights, filled), state.precisions)
+    conditional = prior.regression.posterior(moments(design, weights, filled), state.precisions)
     law = conditional.sample(generator)
     precisions = prior.regression.posterior_shrinkage(law).sample(generator)
     chain = prior.transition.sample(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bayeshmm.emissions.design import Design
-from bayeshmm.emissions.likelihood import log_likelihood, moments
+from bayeshmm.emissions.likelihood import Moments, log_likelihood, moments
 from bayeshmm.emissions.regression import NormalInverseGamma
 from bayeshmm.encoding import Encoded
 from bayeshmm.inference.threads import one_thread
@@ -66,8 +66,7 @@ def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> P
         step = expectation(
             data.design, posterior, posterior_chain.expected_log, fit.prior.minimum_dwell, True
         )
-        total, counts = moments(data.design, step.states, step.completions, by_run=True)
-        posterior = law.updated(total, counts)
+        posterior = law.updated(moments(data.design, step.states, step.completions, by_run=True))
         posterior_chain = chain.updated(step.counts)
     step = expectation(
         data.design, posterior, posterior_chain.expected_log, fit.prior.minimum_dwell, True
@@ -94,10 +93,8 @@ def _cavity(fit: VariationalFit, data: Encoded) -> tuple[NormalInverseGamma, Cha
     """For every run of the fit, the posterior given the statistics of the other runs."""
     parameters = fit.parameters
     _, completions = log_likelihood(data.design, parameters.regression.law)
-    total, counts = (
-        _others(part) for part in moments(data.design, fit.states, completions, by_run=True)
-    )
-    law = fit.prior.regression.posterior(total, counts, parameters.shrinkage.expected)
+    others = Moments(*map(_others, moments(data.design, fit.states, completions, by_run=True)))
+    law = fit.prior.regression.posterior(others, parameters.shrinkage.expected)
     chain = fit.prior.transition.prior_law(parameters.grid)
     return law, chain.updated(Counts(*(_others(part) for part in fit.counts)))
 
@@ -115,15 +112,14 @@ def entry_density(entry: Entry, design: Design, *, leave_out: bool = False) -> T
     weights = torch.ones(*design.complete.shape, 1, dtype=torch.float64)
     if leave_out:
         _, completions = log_likelihood(design, entry.regression.law)
-        total, counts = moments(design, weights, completions, by_run=True)
-        law = entry.prior.posterior(_others(total), _others(counts), entry.shrinkage.expected)
+        others = Moments(*map(_others, moments(design, weights, completions, by_run=True)))
+        law = entry.prior.posterior(others, entry.shrinkage.expected)
     else:
         size = len(design.lengths)
         law = NormalInverseGamma(*(part.expand(size, *part.shape[1:]) for part in entry.regression))
     rows, completions = log_likelihood(design, law.law)
     posterior = law
     for _ in range(SWEEPS if design.patterns else 1):
-        total, counts = moments(design, weights, completions, by_run=True)
-        posterior = law.updated(total, counts)
+        posterior = law.updated(moments(design, weights, completions, by_run=True))
         rows, completions = log_likelihood(design, posterior.law)
     return rows[:, 0, 0] - posterior.divergence(law).sum((-1, -2))

@@ -159,7 +159,7 @@ class CoordinateAscent:
         shrinkage = prior.regression.shrinkage(batch)
         ones = Shrinkage(*(torch.ones_like(part) for part in shrinkage))
         law = prior.regression.posterior(
-            *moments(self.design, states, _blank(self.design, states)), ones.expected
+            moments(self.design, states, _blank(self.design, states)), ones.expected
         )
         grid = prior.transition.grid(batch)
         self.parameters = Parameters(law, ones, prior.transition.prior_law(grid), grid)
@@ -175,7 +175,7 @@ class CoordinateAscent:
         self.sweeps += 1
         prior, last = self.prior, self.expectation
         law = prior.regression.posterior(
-            *moments(self.design, last.states, last.completions),
+            moments(self.design, last.states, last.completions),
             self.parameters.shrinkage.expected,
         )
         shrinkage = prior.regression.posterior_shrinkage(law.law)
@@ -234,7 +234,7 @@ def fit_entry(prior: RegressionPrior | None, design: Design | None) -> Entry | N
     completions = _blank(design, weights)
     bound = torch.tensor(-torch.inf, dtype=torch.float64)
     for _ in range(2000):
-        law = prior.posterior(*moments(design, weights, completions), shrinkage.expected)
+        law = prior.posterior(moments(design, weights, completions), shrinkage.expected)
         shrinkage = prior.posterior_shrinkage(law.law)
         rows, completions = log_likelihood(design, law.law)
         before, bound = bound, rows.sum() - prior.divergence(law, shrinkage)[0]

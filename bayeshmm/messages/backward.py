@@ -148,16 +148,16 @@ def look_back(run: Run, messages: Messages) -> float:
     one_dwell = dwell.min() == dwell.max()
     per_step = len(run.transition) > 1
 
-    level, lost = _centre(run.log_likelihood, free, W)
+    level, lost = centre(run.log_likelihood, free, W)
     if dwelling:
-        _add_windows(free, dwell, n, future, entry, rows)
+        add_windows(free, dwell, n, future, entry, rows)
         exponentials(entry, entry, entry_exponent, n * W)
     exponentials(free, free, free_exponent, n * W)
     for i in range((n - 1) * W, n * W, WIDTH):
         store(future, i, spread(1.0))
         store(future_exponent, i, spread(0.0))
     if not per_step:
-        _arrivals(run.transition[0], stay, move)
+        arrivals(run.transition[0], stay, move, 0.0)
 
     # A row is summed relative to the best entry of the row after it, which is known earlier.
     reference = 0.0
@@ -183,7 +183,7 @@ def look_back(run: Run, messages: Messages) -> float:
             break
 
         if per_step:
-            _arrivals(run.transition[t - 1], stay, move)
+            arrivals(run.transition[t - 1], stay, move, 0.0)
         best = LOWEST
         for k in range(0, W, WIDTH):
             e = load(entry_exponent, here + k)
@@ -250,7 +250,7 @@ def doubt_in(size: float, lead: float) -> float:
 
 
 @njit
-def _centre(log_likelihood: Array, centred: Array, W: int) -> tuple[float, float]:
+def centre(log_likelihood: Array, centred: Array, W: int) -> tuple[float, float]:
     """Take the best fit off every row; return the sum, compensated (Neumaier 1974)."""
     n, K = log_likelihood.shape
     level = lost = 0.0
@@ -271,18 +271,18 @@ def _centre(log_likelihood: Array, centred: Array, W: int) -> tuple[float, float
 
 
 @njit(forceinline=True)
-def _arrivals(transition: Array, stay: Array, move: Array) -> None:
+def arrivals(transition: Array, stay: Array, move: Array, never: float) -> None:
     """Lay a transition matrix out by the state that is moved to."""
     K, W = len(transition), len(stay)
     for k in range(K):
         for j in range(K):
             move[j * W + k] = transition[k, j]
-        move[k * W + k] = 0.0
+        move[k * W + k] = never
         stay[k] = transition[k, k]
 
 
 @njit
-def _add_windows(
+def add_windows(
     logs: Array, dwell: Array, n: int, prefix: Array, window: Array, rows: Array
 ) -> None:
     """Add up the ``dwell[k]`` rows from t on; rows past the last count zero.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoLaplaceApproximation, AutoNormal, init_to_median
 from synthetic_runs import QUICK, level_runs
 
 import bayeshmm as bh
@@ -139,6 +139,28 @@ class TestInference:
         elbo = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
         svi = SVI(hmm, AutoNormal(hmm), pyro.optim.Adam({"lr": 0.05}), elbo)
         assert np.isfinite([svi.step(tiny) for _ in range(3)]).all()
+
+    @pytest.mark.parametrize("emission", ["gaussian", bh.Autoregressive(lags=1)])
+    def test_the_hessian_is_that_of_the_density(self, tiny, emission):
+        """As `AutoLaplaceApproximation` takes it, against differences of gradients."""
+        hmm = bh.HMM(2, emission, minimum_dwell=3)
+        guide = AutoLaplaceApproximation(hmm, init_loc_fn=init_to_median)
+        loss = Trace_ELBO().differentiable_loss
+        loss(hmm, guide, tiny)
+        location = guide.loc
+        value = loss(hmm, guide, tiny)
+        hessian = pyro.ops.hessian.hessian(value, location)
+        step = 1e-5
+        for place in range(0, len(location), 3):
+            gradients = []
+            for sign in (1.0, -1.0):
+                with torch.no_grad():
+                    location[place] += sign * step
+                gradients.append(torch.autograd.grad(loss(hmm, guide, tiny), location)[0])
+                with torch.no_grad():
+                    location[place] -= sign * step
+            slope = (gradients[0] - gradients[1]) / (2 * step)
+            torch.testing.assert_close(hessian[place], slope, rtol=1e-5, atol=1e-4)
 
     def test_parameters_stay_in_their_scope(self, tiny):
         hmm = bh.HMM(2, "gaussian")

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from small_designs import regressors
 
 from bayeshmm.emissions.design import Design
 from bayeshmm.emissions.regression import Precisions
@@ -15,8 +16,8 @@ def log_evidence(design: Design, values: Precisions, noise_shape: float = 1.0) -
     layout = design.layout
     for j in range(layout.metrics):
         size = layout.past + (j if layout.full else 0)
-        X = design.regressors[j][rows][:, :size]
-        z = design.regressors[j][rows][:, -1]
+        X = regressors(design)[j][rows][:, :size]
+        z = regressors(design)[j][rows][:, -1]
         past = values.groups[0][layout.group_index]
         scale = torch.cat([past, values.scales[0, :j]])[:size]
         a = noise_shape + (0.5 * j if layout.full else 0.0)

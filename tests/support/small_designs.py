@@ -5,7 +5,8 @@ import torch
 
 from bayeshmm.emissions import families
 from bayeshmm.emissions.design import Design
-from bayeshmm.emissions.likelihood import Law
+from bayeshmm.emissions.layout import Layout
+from bayeshmm.emissions.likelihood import Law, Moments
 
 
 def random_values(runs=3, rows=12, metrics=3, seed=0, missing=0.0):
@@ -43,6 +44,32 @@ def random_law(layout, states, seed=0, batch=(1,)) -> Law:
     coefficients = 0.5 * normal(*shape, layout.regressors) * layout.active
     variance = normal(*shape).exp()
     return Law(coefficients, 1 / variance, variance.log(), covariance)
+
+
+def regressors(design: Design) -> torch.Tensor:
+    """Regressors and response of every equation, (D, N*T, R+1); zero in incomplete rows."""
+    layout = design.layout
+    D, P, R = layout.metrics, layout.past, layout.regressors
+    present = design.response.reshape(-1, D)
+    columns = torch.zeros(D, len(present), R + 1, dtype=torch.float64)
+    columns[:, :, :P] = design.past.reshape(-1, D, P).transpose(0, 1)
+    columns[:, :, P:R] = present[:, : R - P]
+    columns[:, :, :R] *= layout.active[:, None, :]
+    columns[:, :, R] = present.T
+    return columns * design.complete.reshape(1, -1, 1)
+
+
+def by_equation(statistics: Moments, layout: Layout) -> Moments:
+    """The same with the moments of every equation written out, where one matrix holds them all."""
+    joint = statistics.products
+    D, P, R = layout.metrics, layout.past, layout.regressors
+    if joint.shape[-3] == D:
+        return statistics
+    products = torch.zeros(*joint.shape[:-3], D, R + 1, R + 1, dtype=torch.float64)
+    for j in range(D):
+        places = torch.tensor([*range(P + j), R])
+        products[..., j, places[:, None], places] = joint[..., 0, : P + j + 1, : P + j + 1]
+    return statistics._replace(products=products)
 
 
 def columns(design: Design, n: int, t: int, j: int) -> torch.Tensor:

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_designs import active, columns, design_of, random_law, random_values
+from small_designs import active, by_equation, columns, design_of, random_law, random_values
 from torch.distributions import MultivariateNormal
 
-from bayeshmm.emissions import Autoregressive, Gaussian
-from bayeshmm.emissions.likelihood import log_likelihood, moments
+from bayeshmm.emissions import Autoregressive, Gaussian, quadratic
+from bayeshmm.emissions.likelihood import Law, log_likelihood, moments
 
 FAMILIES = [
     Gaussian(),
@@ -101,9 +101,10 @@ def test_moments_equal_loops(family, missing, by_run):
     law = random_law(layout, 2, batch=(3,) if by_run else (1,))
     _, completions = log_likelihood(design, law)
     weights = torch.rand(3, 12, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    total, counts = moments(design, weights, completions, by_run=by_run)
+    statistics = moments(design, weights, completions, by_run=by_run)
+    total, counts, rounding = by_equation(statistics, layout)
     expected = torch.zeros_like(total)
-    expected_counts = torch.zeros_like(counts)
+    expected_counts, expected_rounding = torch.zeros_like(counts), torch.zeros_like(counts)
     rows = [(n, t, torch.ones(3, dtype=torch.bool), None, 0) for n, t in design.complete.nonzero()]
     for pattern, completion in zip(design.patterns, completions, strict=True):
         rows += [
@@ -131,8 +132,41 @@ def test_moments_equal_loops(family, missing, by_run):
                 u = u + C @ z
                 outer = torch.outer(u, u) + C @ spread @ C.T
                 if completion is None or pattern.observed[j]:
-                    outer[-1, -1] += design.rounding[j]
+                    expected_rounding[(*place, j)] += weights[n, t, k] * design.rounding[j]
                 expected[(*place, j)] += weights[n, t, k] * outer
                 expected_counts[(*place, j)] += weights[n, t, k]
     torch.testing.assert_close(total, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(counts, expected_counts)
+    torch.testing.assert_close(rounding, expected_rounding)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=repr)
+@pytest.mark.parametrize("batch", [(2, 1), (2,)], ids=["shared", "per run"])
+@pytest.mark.parametrize("rounding", [0.0, math.inf], ids=["residuals", "products"])
+def test_gradients_of_both_orders(family, batch, rounding, monkeypatch):
+    monkeypatch.setattr(quadratic, "ROUNDING", rounding)
+    design = design_of(random_values(runs=2, rows=5, missing=0.1, seed=2), family, [5, 4], 0.2)
+    law = random_law(design.layout, 2, batch=batch)
+
+    def rows(coefficients, precision, log_variance):
+        return log_likelihood(design, Law(coefficients, precision, log_variance))[0]
+
+    inputs = [part.clone().requires_grad_() for part in law[:3]]
+    assert torch.autograd.gradcheck(rows, inputs, fast_mode=True)
+    weights = torch.randn(rows(*inputs).shape, generator=torch.Generator().manual_seed(0))
+    weights = weights.double().requires_grad_()
+    assert torch.autograd.gradgradcheck(rows, inputs, [weights], fast_mode=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=repr)
+@pytest.mark.parametrize("batch", [(5, 1), (3,)], ids=["shared", "per run"])
+def test_residuals_and_products_say_the_same(family, batch, monkeypatch):
+    """Also where residuals are formed in many small blocks."""
+    design = design_of(random_values(rows=90), family, [90, 90, 70], 0.2)
+    law = random_law(design.layout, 2, batch=batch)
+    monkeypatch.setattr(quadratic, "ROUNDING", math.inf)
+    products, _ = log_likelihood(design, law)
+    monkeypatch.setattr(quadratic, "ROUNDING", 0.0)
+    monkeypatch.setattr(quadratic, "BLOCK", 1)
+    residuals, _ = log_likelihood(design, law)
+    torch.testing.assert_close(products, residuals, rtol=1e-11, atol=1e-11)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from evidence import log_evidence
-from small_designs import design_of, random_values
+from small_designs import by_equation, design_of, random_values
 
 from bayeshmm.emissions import Autoregressive, Gaussian
-from bayeshmm.emissions.likelihood import log_likelihood, moments
+from bayeshmm.emissions.likelihood import Moments, log_likelihood, moments
 from bayeshmm.emissions.regression import Precisions, RegressionPrior, Shrinkage
 
 FAMILIES = [
@@ -33,7 +33,7 @@ def fixed_bound(design, values: Precisions):
     prior = RegressionPrior(design.layout, 1)
     weights = design.observed.any(-1)[..., None].to(torch.float64)
     rows, completions = log_likelihood(design, prior_law(prior, values).law)
-    posterior = prior.posterior(*moments(design, weights, completions), values)
+    posterior = prior.posterior(moments(design, weights, completions), values)
     rows, _ = log_likelihood(design, posterior.law)
     return float(rows.sum() - posterior.divergence(prior_law(prior, values)).sum())
 
@@ -41,7 +41,7 @@ def fixed_bound(design, values: Precisions):
 def prior_law(prior, values):
     D, R = prior.layout.metrics, prior.layout.regressors
     nothing = torch.zeros(1, 1, D, R + 1, R + 1, dtype=torch.float64)
-    return prior.posterior(nothing, nothing[..., 0, 0], values)
+    return prior.posterior(Moments(nothing, *[nothing[..., 0, 0]] * 2), values)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=repr)
@@ -73,13 +73,26 @@ def test_updating_in_two_parts_is_updating_at_once():
     values = precisions(design.layout)
     prior = RegressionPrior(design.layout, 1)
     weights = design.complete[..., None].to(torch.float64)
-    whole = prior.posterior(*moments(design, weights, ()), values)
+    whole = prior.posterior(moments(design, weights, ()), values)
     first, second = weights.clone(), weights.clone()
     first[2:], second[:2] = 0.0, 0.0
-    half = prior.posterior(*moments(design, first, ()), values)
-    both = half.updated(*moments(design, second, ()))
+    half = prior.posterior(moments(design, first, ()), values)
+    both = half.updated(moments(design, second, ()))
     for one, other in zip(whole, both, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_one_factor_serves_all_equations_where_they_share_their_regressors():
+    design = design_of(random_values(metrics=4), Gaussian(), resolution=0.3)
+    values = precisions(design.layout)
+    weights = torch.rand(5, 3, 12, 2, generator=torch.Generator().manual_seed(0)).double()
+    statistics = moments(design, weights, ())
+    assert statistics.products.shape == (5, 1, 2, 1, 5, 5)
+    prior = RegressionPrior(design.layout, 2)
+    joint = prior.posterior(statistics, values)
+    apart = prior.posterior(by_equation(statistics, design.layout), values)
+    for one, other in zip(joint, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("full", ["full", "diagonal"])
@@ -124,7 +137,7 @@ def test_a_constant_metric_has_a_bounded_density():
     weights = torch.ones(3, 6, 1, dtype=torch.float64)
     shrinkage = Shrinkage(*(torch.ones_like(part) for part in prior.shrinkage((1,))))
     for _ in range(2000):
-        law = prior.posterior(*moments(design, weights, ()), shrinkage.expected)
+        law = prior.posterior(moments(design, weights, ()), shrinkage.expected)
         shrinkage = prior.posterior_shrinkage(law.law)
     rounding = design.rounding[1]
     alone = law.law._replace(precision=law.law.precision * torch.tensor([0.0, 1.0]))

@@ -5,6 +5,8 @@ statistics are bounded or logged functions of every block; the limit on the larg
 false-alarm rate of 1 % over all statistics (Bonferroni), with batch-means standard errors.
 """
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from scipy.stats import t as student_t
 from simulation import simulate_paths, simulate_values
 
 from bayeshmm.emissions import Autoregressive, Gaussian, families
+from bayeshmm.emissions.likelihood import Moments
 from bayeshmm.emissions.regression import RegressionPrior
 from bayeshmm.hmm import Prior
 from bayeshmm.inference import gibbs
@@ -44,7 +47,8 @@ class Joint:
         precisions = regression.shrinkage((1, 1)).sample(generator)
         R = regression.layout.regressors
         blank = torch.zeros(1, 1, K, D, R + 1, R + 1, dtype=torch.float64)
-        law = regression.posterior(blank, blank[..., 0, 0], precisions).sample(generator)
+        nothing = Moments(blank, *[blank[..., 0, 0]] * 2)
+        law = regression.posterior(nothing, precisions).sample(generator)
         point = transition.grid_point(transition.grid((1, 1)), generator)
         chain = transition.prior_law(point).sample(generator)
         paths = simulate_paths(
@@ -119,10 +123,10 @@ def test_a_planted_error_is_found():
 
     def wrong(prior, design, state, generator):
         class Wrong(RegressionPrior):
-            def posterior(self, moments, counts, precisions):
-                return super().posterior(moments, counts + 1.0, precisions)
+            def posterior(self, moments, precisions):
+                return super().posterior(moments._replace(counts=moments.counts + 1.0), precisions)
 
-        regression = Wrong(**vars(prior.regression))
+        regression = Wrong(*(getattr(prior.regression, f.name) for f in fields(RegressionPrior)))
         return gibbs.sweep(
             Prior(regression, prior.transition, None, prior.minimum_dwell), design, state, generator
         )

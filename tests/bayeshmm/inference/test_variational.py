@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_designs import design_of, random_values
+from small_designs import design_of, random_values, regressors
 
 from bayeshmm import HMM, Autoregressive, Gaussian, Runs
 from bayeshmm.emissions import families
@@ -109,7 +109,8 @@ def log_rows(path, design, K):
         rows = rows[rows >= start]
         for j in range(layout.metrics):
             size = layout.past + (j if layout.full else 0)
-            X, z = design.regressors[j][rows][:, :size], design.regressors[j][rows][:, -1]
+            equation = regressors(design)[j][rows]
+            X, z = equation[:, :size], equation[:, -1]
             a = 1.0 + (0.5 * j if layout.full else 0.0)
             scale = torch.eye(len(z), dtype=torch.float64) + X @ X.T
             student = scale / (2 * a)
