@@ -21,17 +21,33 @@ from bayeshmm.messages.backward import (
 from bayeshmm.messages.chain import Array
 from bayeshmm.messages.compilation import SOURCES, compiled
 from bayeshmm.messages.extended import scale, weights
+from bayeshmm.messages.lanes import WIDTH, load, store
+
+
+@njit
+def weigh(n: int, dwelling: bool, messages: Messages) -> None:
+    """Turn the mantissas of n rows into weights, relative to the scales of their rows.
+
+    Nothing is lost: powers of two can be taken back.
+    """
+    free, free_exponent, entry, entry_exponent = messages[:4]
+    scales, W = messages.scale, len(messages.stay)
+    for t in range(n):
+        for i in range(t * W, (t + 1) * W, WIDTH):
+            store(entry, i, load(entry, i) * scale(load(entry_exponent, i) - scales[t]))
+            if dwelling:
+                store(free, i, load(free, i) * scale(load(free_exponent, i) - scales[t]))
 
 
 @njit
 def draw(run: Run, messages: Messages, uniforms: Array, path: Array) -> None:
-    """Draw a path of a run that is possible; -1 beyond its end.
+    """Draw a path of a run that is possible, on messages that were weighed; -1 beyond its end.
 
     The state of a row is the smallest whose cumulative share of the weights exceeds the uniform,
     or the last of positive weight if rounding leaves none.
     """
     free, free_exponent, entry, entry_exponent, future, future_exponent, scales = messages[:7]
-    weight = messages.weight
+    weight, mantissa = messages.weight, messages.doubt
     transition, dwell = run.transition, run.dwell
     n, K = run.log_likelihood.shape
     W = len(run.dwell)
@@ -55,14 +71,17 @@ def draw(run: Run, messages: Messages, uniforms: Array, path: Array) -> None:
         if certain:
             total = future[here - W + state] * scale(size)
         else:
+            for j in range(K):
+                mantissa[j] = entry[here + j] * scale(top - entry_exponent[here + j])
+            i = here + state
             total, _ = weights(
                 run.transition[s, state] if t > 0 else run.initial,
                 run.log_transition[s, state] if t > 0 else run.log_initial,
-                entry[here : here + K],
+                mantissa,
                 entry_exponent[here : here + K],
                 state,
-                free[here + state] if t > 0 else entry[state],
-                free_exponent[here + state] if t > 0 else entry_exponent[state],
+                free[i] * scale(top - free_exponent[i]) if t > 0 else mantissa[state],
+                free_exponent[i] if t > 0 else entry_exponent[state],
                 weight,
             )
         cumulative = 0.0
@@ -70,11 +89,7 @@ def draw(run: Run, messages: Messages, uniforms: Array, path: Array) -> None:
         threshold = uniforms[t] * total
         for j in range(K):
             if certain:
-                i = here + j
-                if j == state:
-                    share = free[i] * scale(free_exponent[i] - top)
-                else:
-                    share = entry[i] * scale(entry_exponent[i] - top)
+                share = free[here + j] if j == state else entry[here + j]
                 share *= transition[s, state, j]
             else:
                 share = weight[j]
@@ -104,6 +119,7 @@ def _entry_point(sources: str) -> Any:  # a closure: see `compilation`
             messages = room(runs)
             for i in range(chunk * N // chunks, (chunk + 1) * N // chunks):
                 log_marginal[i] = look_back(run(runs, i), messages)
+                weigh(runs.lengths[i], runs.dwell.max() > 1, messages)
                 for j in draws[i]:
                     if log_marginal[i] > -np.inf:
                         draw(run(runs, i), messages, uniforms[j], path[j])
