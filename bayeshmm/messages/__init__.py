@@ -38,6 +38,7 @@ __all__ = [
     "ExpectedCounts",
     "Prediction",
     "Viterbi",
+    "entries",
     "expected_counts",
     "filter",
     "log_marginal",
@@ -98,6 +99,32 @@ def expected_counts(
     """
     chain = check(log_initial, log_transition, log_likelihood, lengths, minimum_dwell)
     return _backend(chain).expected_counts(chain)
+
+
+def entries(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    *,
+    lengths: Lengths = None,
+    minimum_dwell: Dwell = 1,
+) -> Tensor:
+    """Probability that a visit to a state starts in a row, given all rows of the run.
+
+    Returns
+    -------
+    Tensor
+        (..., T, K), 0 beyond the length. The first visit starts in row 0. Not differentiable.
+
+    Raises
+    ------
+    ValueError
+        As `log_marginal`, and if a run is impossible.
+    """
+    chain = check(log_initial, log_transition, log_likelihood, lengths, minimum_dwell)
+    entered, evidence = _backend(chain).entries(chain)
+    _require_possible(chain, evidence)
+    return entered
 
 
 def smooth(

@@ -52,15 +52,12 @@ class ExpectedCounts(NamedTuple):
         Off the diagonal: expected number of changes from k to l.
     state : Tensor
         (..., T, K), probability of state k in row t given the whole run; 0 beyond its length.
-    entry : Tensor
-        (..., T, K), probability that a visit to k starts at row t; 0 beyond the run's length.
     """
 
     log_marginal: Tensor
     initial: Tensor
     transition: Tensor
     state: Tensor
-    entry: Tensor
 
 
 class Prediction(NamedTuple):

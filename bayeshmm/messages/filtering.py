@@ -56,7 +56,8 @@ def filter_run(
     """Fill (T, K) probabilities given the rows up to each and before each, (T,) log densities.
 
     From the first row that is impossible given those before it, the former are 0, the latter -inf.
-    ``room`` is eight arrays for T rows and one more, of W each, mantissas and exponents by turns.
+    ``room`` is eight arrays, mantissas and exponents by turns, W to a row: four for all rows, four
+    for those of a block.
     """
     fit, fit_e, arrived, arrived_e, mature, mature_e, later, later_e = room
     dwell, transition = run.dwell, run.transition
@@ -81,8 +82,8 @@ def filter_run(
     _centre_rows(run.log_likelihood, W, fit, log_predictive)
     exponentials(fit, fit, fit_e, n * W)
     for part, exponent in ((mature, mature_e), (later, later_e)):
-        part[: dwell.max() * W] = 0.0
-        exponent[: dwell.max() * W] = NOTHING
+        part[:] = 0.0
+        exponent[:] = NOTHING
     arrived[:W] = 0.0
     arrived_e[:W] = NOTHING
     for k in range(K):
@@ -277,10 +278,11 @@ def _entry_point(sources: str) -> Any:  # a closure: see `compilation`
         sources  # noqa: B018
         N = len(filtered)
         rows = (runs.log_likelihood.shape[1] + 1) * len(runs.dwell)
+        block = (runs.dwell.max() + 1) * len(runs.dwell)
         for chunk in prange(chunks):
             room = (
                 np.empty(rows), np.empty(rows), np.empty(rows), np.empty(rows),
-                np.empty(rows), np.empty(rows), np.empty(rows), np.empty(rows),
+                np.empty(block), np.empty(block), np.empty(block), np.empty(block),
             )  # fmt: skip
             for i in range(chunk * N // chunks, (chunk + 1) * N // chunks):
                 filter_run(run(runs, i), room, filtered[i], predicted[i], log_predictive[i])

@@ -123,8 +123,9 @@ def count(
         last_mass, mass = mass, 0.0
         for k in range(K):
             state[t, k] = settled[k] + inside[k]
-            entered[t, k] = arrived[k]
             mass += state[t, k]
+        for k in range(K if t < len(entered) else 0):
+            entered[t, k] = arrived[k]
         if t == n - 1:
             break
 
@@ -247,7 +248,8 @@ def _entry_point(sources: str) -> Any:  # a closure: see `compilation`
     ) -> None:
         """Fill expected counts, all with a leading dimension of runs; 0 for an impossible run.
 
-        Arrays are (runs,), (runs, K), (runs, S, K, K), (runs, T, K), (runs, T, K).
+        Arrays are (runs,), (runs, K), (runs, S, K, K), (runs, T, K), and the same again for the
+        probability that a visit starts, or (runs, 0, K) if that is not wanted.
         """
         sources  # noqa: B018
         N = len(log_marginal)

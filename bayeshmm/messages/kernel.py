@@ -79,15 +79,28 @@ class _LogMarginal(torch.autograd.Function):
 
 def expected_counts(chain: Chain) -> ExpectedCounts:
     """Posterior expectations, in one backward and one forward pass."""
+    *counts, _ = _count(chain, rows_of_entries=0)
+    if not chain.per_step:
+        counts[2] = counts[2].squeeze(-3)
+    return ExpectedCounts(*counts)
+
+
+def entries(chain: Chain) -> tuple[Tensor, Tensor]:
+    """Probability that a visit starts, (..., T, K), and the log marginals."""
+    log_marginal, *_, entered = _count(chain, rows_of_entries=chain.log_likelihood.shape[-2])
+    return entered, log_marginal
+
+
+def _count(chain: Chain, rows_of_entries: int) -> list[Tensor]:
+    """Log marginals, initial states, transitions, states and entries."""
     T, K = chain.log_likelihood.shape[-2:]
-    events: list[tuple[int, ...]] = [(), (K,), chain.log_transition.shape[-3:], (T, K), (T, K)]
+    transition = chain.log_transition.shape[-3:]
+    events: list[tuple[int, ...]] = [(), (K,), transition, (T, K), (rows_of_entries, K)]
     counts = [torch.empty((*chain.batch, *event), dtype=torch.float64) for event in events]
     flat = [_flat(count, len(event)) for count, event in zip(counts, events, strict=True)]
     with _chunks(chain) as chunks:
         forward.count_runs(_runs(chain), chunks, *flat)
-    if not chain.per_step:
-        counts[2] = counts[2].squeeze(-3)
-    return ExpectedCounts(*counts)
+    return counts
 
 
 def filter(chain: Chain) -> Filtered:

@@ -27,6 +27,20 @@ def _log_marginal(chain: Chain, entry_potential: Tensor | None) -> Tensor:
 
 def expected_counts(chain: Chain) -> ExpectedCounts:
     """Posterior expectations, as derivatives of the log marginal."""
+    value, initial, transition, state, _ = _derivatives(chain)
+    if not chain.per_step:
+        transition = transition.squeeze(-3)
+    return ExpectedCounts(value, initial, transition, state)
+
+
+def entries(chain: Chain) -> tuple[Tensor, Tensor]:
+    """Probability that a visit starts, (..., T, K), and the log marginals."""
+    value, _, _, _, entry = _derivatives(chain)
+    return entry, value
+
+
+def _derivatives(chain: Chain) -> tuple[Tensor, ...]:
+    """Log marginal and its derivatives with respect to each input and to potentials of entries."""
     T, K = chain.log_likelihood.shape[-2:]
     shapes = {
         "log_initial": (K,),
@@ -44,12 +58,10 @@ def expected_counts(chain: Chain) -> ExpectedCounts:
         }
         entry_potential = torch.zeros_like(own["log_likelihood"], requires_grad=True)
         value = _log_marginal(chain._replace(**own), entry_potential)
-        initial, transition, state, entry = torch.autograd.grad(
+        derivatives = torch.autograd.grad(
             value.sum(), [*own.values(), entry_potential], materialize_grads=True
         )
-    if not chain.per_step:
-        transition = transition.squeeze(-3)
-    return ExpectedCounts(value.detach(), initial, transition, state, entry)
+    return value.detach(), *derivatives
 
 
 def filter(chain: Chain) -> Filtered:

@@ -31,6 +31,7 @@ FUNCTIONS = [
     messages.log_marginal,
     messages.expected_counts,
     messages.smooth,
+    messages.entries,
     messages.filter,
     messages.viterbi,
     messages.sample_paths,
@@ -141,7 +142,7 @@ def test_impossible_runs_are_named(messages):
     assert counts.log_marginal.isneginf().nonzero().tolist() == [[1, 1]]
     assert not any(count[1, 1].any() for count in counts[1:])
     assert counts.state[1, 0].sum() == T
-    for function in (messages.smooth, messages.filter, messages.viterbi):
+    for function in (messages.smooth, messages.entries, messages.filter, messages.viterbi):
         with pytest.raises(ValueError, match=r"run 4 .* impossible.* row 3;"):
             function(*arguments)
     with pytest.raises(ValueError, match=r"run 4 .* impossible.* row 3;"):
