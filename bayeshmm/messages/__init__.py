@@ -177,9 +177,9 @@ def filter(
         As `log_marginal`, and if a run is impossible.
     """
     chain = check(log_initial, log_transition, log_likelihood, lengths, minimum_dwell)
-    filtered = _backend(chain).filter(chain)
-    _require_possible(chain, filtered.log_predictive.sum(-1))
-    return filtered.state
+    filtered, log_density = _backend(chain).filter(chain)
+    _require_possible(chain, log_density.sum(-1))
+    return filtered
 
 
 def predict(
@@ -201,8 +201,7 @@ def predict(
         As `log_marginal`. An impossible row is no error: it has log density -inf.
     """
     chain = check(log_initial, log_transition, log_likelihood, lengths, minimum_dwell)
-    filtered = _backend(chain).filter(chain)
-    return Prediction(filtered.log_predictive, filtered.predicted)
+    return _backend(chain).predict(chain)
 
 
 def viterbi(
@@ -291,7 +290,7 @@ def _require_possible(chain: Chain, log_marginal: Tensor) -> None:
     if not bool(impossible.any()):
         return
     run = int(impossible.nonzero()[0])
-    log_predictive = _backend(chain).filter(chain).log_predictive
+    log_predictive = _backend(chain).predict(chain).log_density
     rows = log_predictive.reshape(-1, log_predictive.shape[-1])[run]
     raise ValueError(
         f"run {run} (counted along the flattened batch) is impossible: no path of positive "

@@ -77,24 +77,6 @@ class Prediction(NamedTuple):
     state: Tensor
 
 
-class Filtered(NamedTuple):
-    """Result of the causal pass.
-
-    Attributes
-    ----------
-    state : Tensor
-        (..., T, K), probability of state k in row t given the rows up to it.
-    predicted : Tensor
-        (..., T, K), the same given the rows before it.
-    log_predictive : Tensor
-        (..., T), log density of row t given the rows before it.
-    """
-
-    state: Tensor
-    predicted: Tensor
-    log_predictive: Tensor
-
-
 class Chain(NamedTuple):
     """Checked inputs: float64 tensors whose batch dimensions broadcast against one another.
 

@@ -87,12 +87,13 @@ def filter_run(
     arrived[:W] = 0.0
     arrived_e[:W] = NOTHING
     for k in range(K):
-        predicted[0, k] = run.initial[k]
         arrived[k], arrived_e[k] = exponential(run.log_initial[k])
     stay_e = np.zeros(W)
     if n > 1 and not per_step:
         departures(transition[0], spare, move)
         _stays(run.log_transition[0], stay, stay_e)
+    for k in range(K if len(predicted) else 0):
+        predicted[0, k] = run.initial[k]
     last, last_e = 1.0, 0.0
     for t in range(n):
         here = t * W
@@ -122,12 +123,12 @@ def filter_run(
                         to, log_to = transition[s, :, j], run.log_transition[s, :, j]
                         total, e = weights(to, log_to, free, free_e, j, 0.0, NOTHING, spare)
                         arrived[here + j], arrived_e[here + j] = normalised(total, e)
-            for k in range(0, W, WIDTH):
+            for k in range(0, W if t < len(predicted) else 0, WIDTH):
                 state = load(young, k) * scale(load(young_e, k) - last_e)
                 state = state + load(arrived, here + k) * scale(load(arrived_e, here + k) - last_e)
                 e = load(free_e, k) + load(stay_e, k) - last_e
                 store(row, k, state + load(free, k) * load(stay, k) * scale(e))
-            for k in range(K):
+            for k in range(K if t < len(predicted) else 0):
                 predicted[t, k] = row[k] / last
 
         if not one_dwell:
@@ -201,7 +202,7 @@ def filter_run(
         if total == 0.0:
             log_predictive[t:n] = -np.inf
             return
-        for k in range(K):
+        for k in range(K if t < len(filtered) else 0):
             filtered[t, k] = row[k] / total
         grown = top - last_e
         log_predictive[t] += np.log(total / last) + grown * LN2_LOW + grown * LN2_HIGH
@@ -274,9 +275,12 @@ def _entry_point(sources: str) -> Any:  # a closure: see `compilation`
     def filter_runs(
         runs: Runs, chunks: int, filtered: Array, predicted: Array, log_predictive: Array
     ) -> None:
-        """Fill (runs, T, K) filtered and predicted probabilities, (runs, T) log densities."""
+        """Fill (runs, T, K) filtered and predicted probabilities, (runs, T) log densities.
+
+        Either of the first two may be (runs, 0, K), where it is not wanted.
+        """
         sources  # noqa: B018
-        N = len(filtered)
+        N = len(log_predictive)
         rows = (runs.log_likelihood.shape[1] + 1) * len(runs.dwell)
         block = (runs.dwell.max() + 1) * len(runs.dwell)
         for chunk in prange(chunks):

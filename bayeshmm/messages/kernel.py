@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayeshmm.messages import backward, filtering, forward, maximum, paths, reference
 from bayeshmm.messages.backward import Runs
-from bayeshmm.messages.chain import Array, Chain, ExpectedCounts, Filtered, Viterbi
+from bayeshmm.messages.chain import Array, Chain, ExpectedCounts, Prediction, Viterbi
 from bayeshmm.messages.lanes import WIDTH
 
 WORK_PER_THREAD = 1 << 12  # rows times states; another thread costs more than it saves below it
@@ -103,15 +103,28 @@ def _count(chain: Chain, rows_of_entries: int) -> list[Tensor]:
     return counts
 
 
-def filter(chain: Chain) -> Filtered:
-    """Causal state probabilities and predictive densities."""
+def filter(chain: Chain) -> tuple[Tensor, Tensor]:
+    """State probabilities given the rows up to each, (..., T, K), and log predictive densities."""
+    T = chain.log_likelihood.shape[-2]
+    filtered, _, log_density = _causal(chain, rows_filtered=T, rows_predicted=0)
+    return filtered, log_density
+
+
+def predict(chain: Chain) -> Prediction:
+    """State probabilities given the rows before each, and log predictive densities."""
+    T = chain.log_likelihood.shape[-2]
+    _, predicted, log_density = _causal(chain, rows_filtered=0, rows_predicted=T)
+    return Prediction(log_density, predicted)
+
+
+def _causal(chain: Chain, rows_filtered: int, rows_predicted: int) -> list[Tensor]:
     T, K = chain.log_likelihood.shape[-2:]
-    events: list[tuple[int, ...]] = [(T, K), (T, K), (T,)]
+    events: list[tuple[int, ...]] = [(rows_filtered, K), (rows_predicted, K), (T,)]
     parts = [torch.empty((*chain.batch, *event), dtype=torch.float64) for event in events]
     flat = [_flat(part, len(event)) for part, event in zip(parts, events, strict=True)]
     with _chunks(chain) as chunks:
         filtering.filter_runs(_runs(chain), chunks, *flat)
-    return Filtered(*parts)
+    return parts
 
 
 def viterbi(chain: Chain) -> Viterbi:
@@ -168,7 +181,7 @@ def _runs(chain: Chain) -> Runs:
         initial=np.exp(log_initial),
         log_transition=log_transition,
         transition=probability,
-        bounded=(probability < backward.BOUND).all((1, 2, 3)),
+        bounded=np.asarray((probability < backward.BOUND).all((1, 2, 3))),
         log_likelihood=log_likelihood,
         dwell=np.array([*chain.dwell, *chain.dwell[-1:] * (-K % WIDTH)]),
         lengths=_flat(chain.lengths.expand(chain.batch), 0),

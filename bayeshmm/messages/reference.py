@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from bayeshmm.messages.chain import Chain, ExpectedCounts, Filtered, Viterbi
+from bayeshmm.messages.chain import Chain, ExpectedCounts, Prediction, Viterbi
 
 
 def log_marginal(chain: Chain) -> Tensor:
@@ -64,8 +64,19 @@ def _derivatives(chain: Chain) -> tuple[Tensor, ...]:
     return value.detach(), *derivatives
 
 
-def filter(chain: Chain) -> Filtered:
-    """Causal state probabilities and predictive densities.
+def filter(chain: Chain) -> tuple[Tensor, Tensor]:
+    """State probabilities given the rows up to each, (..., T, K), and log predictive densities."""
+    filtered, prediction = _causal(chain)
+    return filtered, prediction.log_density
+
+
+def predict(chain: Chain) -> Prediction:
+    """State probabilities given the rows before each, and log predictive densities."""
+    return _causal(chain)[1]
+
+
+def _causal(chain: Chain) -> tuple[Tensor, Prediction]:
+    """Probabilities given the rows up to each, and what is known before each.
 
     The state is carried together with the age of its visit: ``young[..., a, k]`` is the log
     probability of being in k, in row a of a visit that is still dwelling.
@@ -99,10 +110,9 @@ def filter(chain: Chain) -> Filtered:
         free, young = free - scale, young - scale[..., None]
         probability.append((state - scale).exp())
         log_predictive.append(total)
-    return Filtered(
-        torch.stack(probability, -2) * live[..., None],
-        torch.stack(predicted, -2) * live[..., None],
+    return torch.stack(probability, -2) * live[..., None], Prediction(
         torch.stack(log_predictive, -1).masked_fill(~live, 0.0),
+        torch.stack(predicted, -2) * live[..., None],
     )
 
 

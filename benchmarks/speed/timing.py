@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 
-TURN = 0.01
+TURN = 0.03
 """Seconds that a turn lasts at least: shorter calls are repeated within it."""
 
 FEWEST, MOST = 3, 31
@@ -47,10 +47,10 @@ class Stopwatch:
     def settle(self) -> None:
         """Find out how many calls fill a turn."""
         self.call()
-        self.calls = max(1, int(TURN / _seconds(self.call, 1)))
+        self.calls = max(1, round(TURN / _seconds(self.call, 1)))
 
     def turn(self) -> None:
-        """Take a turn; a short call is made once before, to bring its data into the cache."""
+        """Take a turn; a short call is made once before, as in a loop that has got going."""
         gc.collect()
         if self.calls > 1:
             self.call()

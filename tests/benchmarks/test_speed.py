@@ -61,20 +61,20 @@ class Clock:
 
 def test_the_median_of_turns(monkeypatch):
     clock = Clock(monkeypatch)
-    calls = [clock.working("even", [0.02]), clock.working("uneven", [1.0, 0.03, 0.05])]
-    assert timing.interleaved(calls, seconds=0.2) == pytest.approx([0.02, 0.05])
+    calls = [clock.working("even", [0.04]), clock.working("uneven", [1.0, 0.03, 0.05])]
+    assert timing.interleaved(calls, seconds=0.2) == pytest.approx([0.04, 0.05])
 
 
 def test_calls_take_turns_until_their_time_is_over(monkeypatch):
     clock = Clock(monkeypatch)
-    timing.interleaved([clock.working("a", [0.02]), clock.working("b", [0.5])], seconds=0.1)
+    timing.interleaved([clock.working("a", [0.04]), clock.working("b", [0.5])], seconds=0.2)
     assert clock.order[4:] == ["a", "b"] * 3 + ["a"] * 2
 
 
 def test_short_calls_fill_a_turn(monkeypatch):
     clock = Clock(monkeypatch)
     assert timing.interleaved([clock.working("a", [0.002])], 0.0) == pytest.approx([0.002])
-    assert len(clock.order) == 2 + 3 * (1 + 5)
+    assert len(clock.order) == 2 + 3 * (1 + 15)
 
 
 @pytest.mark.parametrize("power", [1.0, 1.5])
