@@ -40,12 +40,12 @@ def measure(quick: bool) -> list[Growth]:
 
 def dimensions(quick: bool) -> dict[str, dict[int, Size]]:
     """Sizes that differ in one dimension, by dimension and number; a quick look is at fewer."""
-    few, rows = replace(MAIN, metrics=3), replace(MAIN, runs=4, metrics=3)
+    few, rows = replace(MAIN, metrics=3), replace(MAIN, runs=20, metrics=3)
     return {
         "N": {N: replace(few, runs=N) for N in (250, 500, 1000, *(() if quick else (2000, 4000)))},
         "T": {
             T: replace(rows, rows=T)
-            for T in (12_500, 25_000, 50_000, *(() if quick else (100_000,)))
+            for T in (5_000, 10_000, 25_000, *(() if quick else (50_000, 100_000)))
         },
         "K": {K: replace(few, states=K) for K in (16, 24, 32, *(() if quick else (48, 64)))},
     }
