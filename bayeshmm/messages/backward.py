@@ -8,10 +8,11 @@ that if row t is a row of k after its dwell, ``future`` that of the rows after s
     entry[t, k]    = b[t, k] ... b[t+w, k] future[t+w, k],        w = dwell[k] - 1.
 
 Messages are extended numbers (`bayeshmm.messages.extended`), so none can underflow. A row is summed
-relative to its best entry; where a sum comes out so small or large that something may have been
-cut, it is formed again in full. The likelihood of a whole dwell is the sum of two partial blocks of
-rows, never a difference of cumulative sums, so neither -inf nor an outlier reaches a window
-that does not contain it (van Herk 1992; Gil and Werman 1993).
+in plain doubles, relative to the best entry of the row after it, which is known early; where a
+weight or the sum comes out so small or large that something may have been cut, it is formed again
+in full. The likelihood of a whole dwell is the sum of two partial blocks of rows, never a
+difference of cumulative sums, so neither -inf nor an outlier reaches a window that does not contain
+it (van Herk 1992; Gil and Werman 1993).
 """
 
 from typing import Any, NamedTuple
@@ -159,7 +160,6 @@ def look_back(run: Run, messages: Messages) -> float:
     if not per_step:
         arrivals(run.transition[0], stay, move, 0.0)
 
-    # A row is summed relative to the best entry of the row after it, which is known earlier.
     reference = 0.0
     for t in range(n - 1, -1, -1):
         here, before = t * W, (t - 1) * W
