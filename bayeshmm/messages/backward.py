@@ -149,7 +149,8 @@ def look_back(run: Run, messages: Messages) -> float:
     one_dwell = dwell.min() == dwell.max()
     per_step = len(run.transition) > 1
 
-    level, lost = centre(run.log_likelihood, free, W)
+    centre(run.log_likelihood, W, free, scales)
+    level, lost = compensated_sum(scales[:n])
     if dwelling:
         add_windows(free, dwell, n, future, entry, rows)
         exponentials(entry, entry, entry_exponent, n * W)
@@ -250,24 +251,29 @@ def doubt_in(size: float, lead: float) -> float:
 
 
 @njit
-def centre(log_likelihood: Array, centred: Array, W: int) -> tuple[float, float]:
-    """Take the best fit off every row; return the sum, compensated (Neumaier 1974)."""
+def centre(log_likelihood: Array, W: int, centred: Array, best: Array) -> None:
+    """Take the best fit off every row, W to a row, and write it down, (n,)."""
     n, K = log_likelihood.shape
-    level = lost = 0.0
     for t in range(n):
-        best = log_likelihood[t, 0]
+        top = log_likelihood[t, 0]
         for k in range(1, K):
-            best = max(best, log_likelihood[t, k])
-        if best == -np.inf:
-            best = 0.0
-        step = level + best
-        lost += (level - step) + best if abs(level) >= abs(best) else (best - step) + level
-        level = step
+            top = max(top, log_likelihood[t, k])
+        best[t] = top if top > -np.inf else 0.0
         for k in range(K):
-            centred[t * W + k] = log_likelihood[t, k] - best
+            centred[t * W + k] = log_likelihood[t, k] - best[t]
         for k in range(K, W):
             centred[t * W + k] = -np.inf
-    return level, lost
+
+
+@njit
+def compensated_sum(values: Array) -> tuple[float, float]:
+    """Sum, and what its rounding lost (Neumaier 1974)."""
+    total = lost = 0.0
+    for x in values:
+        step = total + x
+        lost += (total - step) + x if abs(total) >= abs(x) else (x - step) + total
+        total = step
+    return total, lost
 
 
 @njit(forceinline=True)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from bayeshmm.messages.backward import CERTAIN, Run, Runs, run
+from bayeshmm.messages.backward import CERTAIN, Run, Runs, centre, run
 from bayeshmm.messages.chain import Array, Arrays
 from bayeshmm.messages.compilation import SOURCES, compiled
 from bayeshmm.messages.extended import (
@@ -79,7 +79,7 @@ def filter_run(
     filtered[:] = 0.0
     predicted[:] = 0.0
     log_predictive[n:] = 0.0
-    _centre_rows(run.log_likelihood, W, fit, log_predictive)
+    centre(run.log_likelihood, W, fit, log_predictive)
     exponentials(fit, fit, fit_e, n * W)
     for part, exponent in ((mature, mature_e), (later, later_e)):
         part[:] = 0.0
@@ -207,21 +207,6 @@ def filter_run(
         grown = top - last_e
         log_predictive[t] += np.log(total / last) + grown * LN2_LOW + grown * LN2_HIGH
         last, last_e = total, top
-
-
-@njit
-def _centre_rows(log_likelihood: Array, W: int, centred: Array, best: Array) -> None:
-    """Take the best fit off every row, and write it down."""
-    n, K = log_likelihood.shape
-    for t in range(n):
-        top = log_likelihood[t, 0]
-        for k in range(1, K):
-            top = max(top, log_likelihood[t, k])
-        best[t] = top if top > -np.inf else 0.0
-        for k in range(K):
-            centred[t * W + k] = log_likelihood[t, k] - best[t]
-        for k in range(K, W):
-            centred[t * W + k] = -np.inf
 
 
 @njit

@@ -98,11 +98,11 @@ def count(
             new = load(past, since + k) if one_dwell else gather(past, rows, k, W)
             store(settled, k, load(stayed, k) + new)
         if dwelling:
-            place[0] += 1
+            for k in range(1 if one_dwell else W):
+                place[k] += 1
             since = (t - w + 1 if t >= w and place[0] < w else n) * W
             if not one_dwell:
                 for k in range(W):
-                    place[k] += k > 0
                     fills_up = t >= dwell[k] - 1 and place[k] < dwell[k] - 1
                     rows[k] = t - dwell[k] + 2 if fills_up else n
             for k in range(0, W, WIDTH):

@@ -60,7 +60,9 @@ class _LogMarginal(torch.autograd.Function):
             value = reference.log_marginal(
                 ctx.chain._replace(**dict(zip(names, inputs, strict=True)))
             )
-            wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
+            wanted = [
+                x for x, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True) if needed
+            ]
             found = iter(
                 torch.autograd.grad(
                     value, wanted, gradient, create_graph=True, materialize_grads=True
@@ -70,8 +72,14 @@ class _LogMarginal(torch.autograd.Function):
         else:
             partial = tuple(
                 (count * gradient.reshape(*gradient.shape, *[1] * event)).sum_to_size(x.shape)
-                for count, event, x in zip(
-                    (initial, transition, state), (1, 3, 2), inputs, strict=True
+                if needed
+                else None
+                for count, event, x, needed in zip(
+                    (initial, transition, state),
+                    (1, 3, 2),
+                    inputs,
+                    ctx.needs_input_grad[:3],
+                    strict=True,
                 )
             )
         return *partial, None

@@ -11,10 +11,18 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from bayeshmm.messages.backward import Run, Runs, add_windows, arrivals, centre, run
+from bayeshmm.messages.backward import (
+    Run,
+    Runs,
+    add_windows,
+    arrivals,
+    centre,
+    compensated_sum,
+    run,
+)
 from bayeshmm.messages.chain import Array, Arrays
 from bayeshmm.messages.compilation import SOURCES, compiled
-from bayeshmm.messages.lanes import WIDTH, gather, load, maximum, spread, store
+from bayeshmm.messages.lanes import WIDTH, gather, load, maximum, store
 
 
 @njit
@@ -67,7 +75,8 @@ def look_back_for_best(
     shift, rows = np.zeros(W), np.zeros(W, np.int64)
     can_enter, can_stay = reachable
 
-    level, lost = centre(run.log_likelihood, free, W)
+    centre(run.log_likelihood, W, free, taken_off)
+    level, lost = compensated_sum(taken_off[:n])
     if dwelling:
         add_windows(free, dwell, n, future, entry, rows)
     else:
@@ -83,7 +92,6 @@ def look_back_for_best(
     taken_off[n - 1] = 0.0
     for t in range(n - 1, -1, -1):
         here = t * W
-        top = spread(-np.inf)
         ahead = min(t + w, n - 1)
         off = taken_off[ahead] - taken_off[t]
         if not one_dwell:
