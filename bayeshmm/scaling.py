@@ -12,6 +12,16 @@ from bayeshmm.runs import Runs
 
 Array = NDArray[np.float64]
 
+ROUNDING_ERRORS = (1e-5, 1e-6, 1e-13)
+"""Relative errors of numbers printed with six digits, of single and of double precision."""
+
+FINEST = 1e-5
+"""Finest resolution, in standard deviations.
+
+Of a phase in which several metrics stand still double precision knows no more: the squares of
+smaller differences are lost beside the moments of the metrics that move.
+"""
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -28,8 +38,9 @@ class Scaling:
     increment
         Pooled root mean square of the increments between observed values, in units of `sd`.
     resolution
-        Smallest gap between distinct recorded values, in units of `sd`: differences below it
-        carry no information, and it bounds every density.
+        Step in which the values were recorded (see `recording_step`), in units of `sd`: smaller
+        differences carry no information, and it bounds every density. Of a logarithm, the
+        smallest that such a step can be. At least `FINEST`.
     floors
         For metrics that are modelled as ``log(x + floor)``, their floor.
     order
@@ -74,7 +85,7 @@ class Scaling:
             mean=mean,
             sd=sd,
             increment=increment,
-            resolution=np.array([_smallest_gap(column) for column in np.moveaxis(standard, 2, 0)]),
+            resolution=_resolution(runs, floors, sd),
             order=recursive_order(steps, runs.metrics),
             floors=floors,
         )
@@ -103,6 +114,36 @@ def observed_increments(values: Array) -> Array:
         increments[:, t] = values[:, t] - last
         last = np.where(np.isnan(values[:, t]), last, values[:, t])
     return increments
+
+
+def recording_step(values: Array) -> float:
+    """Step in which the values of a metric were recorded; 0 where none can be seen.
+
+    The largest step of which all values differ by whole multiples, found by Euclid's algorithm on
+    the gaps between sorted values. The smallest gap will not do: it is too large where no
+    neighbouring values occur, and it is an accident of arithmetic where an accuracy of k / 512
+    was averaged in single precision, or printed with six digits. Differences up to a relative
+    `ROUNDING_ERRORS` therefore count as none, as long as the step that is left is ten times as
+    large. A metric whose values never recur has no visible step, however evenly it moves.
+
+    Parameters
+    ----------
+    values
+        Recorded values of one metric, any shape; NaN where missing.
+    """
+    values = values[~np.isnan(values)]
+    distinct = np.unique(values)
+    if len(distinct) in (1, len(values)):
+        return 0.0
+    gaps, size = np.diff(distinct), np.abs(distinct)
+    size = np.maximum(np.maximum(size[1:], size[:-1]), np.median(size))
+    ascending = np.argsort(gaps)
+    gaps, size = gaps[ascending], size[ascending]
+    for error in ROUNDING_ERRORS:
+        step = _common_divisor(gaps, error * size, 10.0 * error * size.max())
+        if step > 0:
+            return step
+    return 0.0
 
 
 def recursive_order(increments: Array, names: Sequence[str]) -> NDArray[np.int64]:
@@ -156,12 +197,35 @@ def _logged(runs: Runs, floors: Mapping[str, float]) -> Array:
     return values
 
 
-def _smallest_gap(column: Array) -> float:
-    """Smallest gap between distinct values; those closer than 1e-10 count as one value."""
-    distinct = np.unique(column[~np.isnan(column)])
-    gaps = np.diff(distinct)
-    gaps = gaps[gaps > 1e-10]
-    return float(gaps.min()) if gaps.size else 1e-10
+def _resolution(runs: Runs, floors: Mapping[str, float], sd: Array) -> Array:
+    """Recording step of every metric in units of `sd`, after the logarithm where one is taken."""
+    columns = np.moveaxis(runs.values, 2, 0)
+    steps = np.array([recording_step(column) for column in columns])
+    for name, floor in floors.items():
+        j = runs.metrics.index(name)
+        steps[j] /= np.nanmax(columns[j]) + floor
+    return np.maximum(steps / sd, FINEST)
+
+
+def _common_divisor(gaps: Array, tolerance: Array, least: float) -> float:
+    """Largest number of which all `gaps` (ascending) are multiples within `tolerance`; 0 if none.
+
+    Gaps within their tolerance are passed over, and a divisor below `least` is none. It is refined
+    by each gap that confirms it, so that the multiples of large gaps are certain.
+    """
+    real = gaps > tolerance
+    gaps, tolerance = gaps[real], tolerance[real]
+    if not gaps.size:
+        return 0.0
+    step, total, i = float(gaps[0]), 0.0, 0
+    while i < len(gaps) and step >= least:
+        rest = abs(gaps[i] - step * round(gaps[i] / step))
+        if rest > tolerance[i]:
+            step, total, i = float(rest), 0.0, 0
+        else:
+            total += float(gaps[i])
+            step, i = total / round(total / step), i + 1
+    return step if step >= least else 0.0
 
 
 def _positive(scale: Array) -> Array:

@@ -8,7 +8,13 @@ from synthetic_runs import changed, level_runs, tidy
 import bayeshmm as bh
 from bayeshmm.emissions.features import Memory, past
 from bayeshmm.encoding import Encoding
-from bayeshmm.scaling import Scaling, observed_increments, recursive_order
+from bayeshmm.scaling import (
+    FINEST,
+    Scaling,
+    observed_increments,
+    recording_step,
+    recursive_order,
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +57,26 @@ class TestScaling:
         assert_array_equal(scaling.standardise(reordered), scaling.standardise(short))
         assert_array_equal(scaling.log_jacobian(reordered), scaling.log_jacobian(short))
 
-    def test_resolution_is_the_smallest_gap_between_values(self, short):
+    def test_resolution_is_the_recording_step(self, short):
         runs = changed(short, rounded=lambda rows: rows["m1"].round(1))
         scaling = Scaling.fit(runs)
         assert scaling.resolution[2] * scaling.sd[2] == pytest.approx(0.1)
-        assert scaling.resolution[0] < 1e-2
 
     def test_values_that_differ_by_rounding_error_are_one_value(self, short):
         rough = changed(short, m1=lambda rows: rows["m1"].round(1) + 1e-13 * rows["step"])
         scaling = Scaling.fit(rough)
         assert scaling.resolution[1] * scaling.sd[1] == pytest.approx(0.1, rel=1e-6)
+
+    def test_metrics_without_a_visible_step_have_the_finest_resolution(self, short):
+        assert_array_equal(Scaling.fit(short).resolution, FINEST)
+
+    def test_resolution_of_a_logarithm_is_that_of_its_largest_value(self, short):
+        runs = changed(short, m1=lambda rows: 1.0 + rows["m1"].round(1).abs())
+        scaling = Scaling.fit(runs, {"m1": 0.5})
+        largest = np.nanmax(runs.values[:, :, 1])
+        assert scaling.resolution[1] * scaling.sd[1] == pytest.approx(0.1 / (largest + 0.5))
+        logged = np.unique(np.log(runs.values[:, :, 1][runs.steps >= 0] + 0.5))
+        assert scaling.resolution[1] * scaling.sd[1] <= np.diff(logged).min()
 
     def test_a_metric_that_never_moves_has_units_too(self):
         runs = bh.Runs.from_dataframe(
@@ -69,6 +85,102 @@ class TestScaling:
         scaling = Scaling.fit(runs)
         assert scaling.sd[0] == 1
         assert np.isfinite(scaling.standardise(runs)).all()
+
+
+def printed(values, digits):
+    return np.array([float(f"{value:.{digits}g}") for value in values])
+
+
+def single(values):
+    return values.astype(np.float32).astype(float)
+
+
+def accidents(values, rng):
+    """The values with errors of a few units in the last place of single precision."""
+    return values + rng.integers(-2, 3, len(values)) * 2.0**-24
+
+
+class TestRecordingStep:
+    @pytest.mark.parametrize(
+        ("record", "step"),
+        [
+            (lambda rng: rng.integers(0, 513, 300) / 512, 1 / 512),
+            (lambda rng: np.minimum(rng.integers(300, 2000, 300), 512) / 512, 1 / 512),
+            (lambda rng: accidents(rng.integers(0, 513, 300) / 512, rng), 1 / 512),
+            (lambda rng: printed(rng.integers(0, 513, 300) / 512, 6), 1 / 512),
+            (lambda rng: printed(rng.integers(0, 8641, 2000) / 8640, 7), 1 / 8640),
+            (lambda rng: single(rng.integers(0, 501, 300) / 500), 1 / 500),
+            (lambda rng: single(rng.integers(0, 50001, 3000) / 50000), 1 / 50000),
+            (lambda rng: np.append(rng.integers(0, 513, 300) / 512, 0.25 + 2.0**-54), 1 / 512),
+            (lambda rng: rng.integers(0, 4000, 300).astype(float), 1.0),
+            (lambda rng: rng.choice([0.0, 0.02, 0.05, 0.07], 50), 0.01),
+            (lambda rng: (0.3 + rng.random(300)).round(3), 1e-3),
+            (lambda rng: np.repeat(single(2 + 2 * rng.random(300)), 2), 2.0**-22),
+        ],
+        ids=[
+            "accuracy",
+            "saturated",
+            "averaged in single precision",
+            "printed with six digits",
+            "fine, printed with seven digits",
+            "single precision",
+            "fine, single precision",
+            "one accident",
+            "integers",
+            "no neighbouring values",
+            "decimals",
+            "units in the last place",
+        ],
+    )
+    @pytest.mark.parametrize("seed", range(3))
+    def test_steps_are_found(self, record, step, seed):
+        assert recording_step(record(np.random.default_rng(seed))) == pytest.approx(step, rel=1e-4)
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            lambda rng: rng.standard_normal(300).cumsum(),
+            lambda rng: np.append(rng.standard_normal(300).cumsum(), [1.0] * 100),
+            lambda rng: np.append(0.3 + 0.2 * rng.random(100), [1e6, 1e6, 0.4, 0.4]),
+            lambda rng: np.repeat(10.0 ** rng.uniform(-8, 3, 300), 2),
+            lambda rng: np.append(1e-4 * rng.integers(0, 50, 300), 1e5 * rng.random(30)),
+            lambda rng: 5.0 - 1e-4 * np.arange(60) + 1e-7 * rng.random(60),
+            lambda rng: 10.0 * np.exp(-np.arange(60) / (2000 * rng.random() + 20)),
+            lambda rng: np.repeat(1e6 + 1e-3 * rng.standard_normal(300), 2),
+            lambda rng: np.full(20, 3.7),
+            lambda rng: np.full(20, np.nan),
+        ],
+        ids=[
+            "continuous",
+            "a value that recurs",
+            "an outlier",
+            "eleven orders of magnitude",
+            "steps far below the largest values",
+            "a straight line",
+            "a slow decay",
+            "far from zero",
+            "constant",
+            "missing",
+        ],
+    )
+    @pytest.mark.parametrize("seed", range(3))
+    def test_none_is_seen_where_there_is_none(self, record, seed):
+        assert recording_step(record(np.random.default_rng(seed))) < 1e-9
+
+    def test_it_never_exceeds_the_step(self):
+        """Over 300 metrics of all sizes, rough and fine, in single precision or printed."""
+        rng = np.random.default_rng(0)
+        for n in range(300):
+            step = 10.0 ** rng.uniform(-4, 4)
+            size = int(10 ** rng.uniform(0.5, 3.5))
+            values = step * (rng.integers(0, size, 200) + rng.integers(0, size))
+            recorded = (values, single(values), printed(values, 6))[n % 3]
+            assert recording_step(recorded) <= step * (1 + 1e-4)
+
+    def test_it_follows_the_units(self):
+        values = np.random.default_rng(0).integers(0, 513, 300) / 512
+        assert recording_step(1e7 * values) == pytest.approx(1e7 / 512)
+        assert recording_step(1e-7 * values) == pytest.approx(1e-7 / 512)
 
 
 class TestLogarithms:
