@@ -1,7 +1,8 @@
-"""Pictures of a posterior and of a comparison; matplotlib only, each returns its Axes."""
+"""Pictures of posteriors, comparisons and priors; matplotlib only, each returns its Axes."""
 
 from bayeshmm.plots.counts import state_counts
 from bayeshmm.plots.graph import training_map
 from bayeshmm.plots.panels import phases
+from bayeshmm.plots.prior import prior_predictive
 
-__all__ = ["phases", "state_counts", "training_map"]
+__all__ = ["phases", "prior_predictive", "state_counts", "training_map"]
