@@ -11,12 +11,19 @@ from bayeshmm import messages, plots
 from bayeshmm.alignment import agreement, match_states
 from bayeshmm.comparison import Comparison, ComparisonWarning, compare
 from bayeshmm.distributions import HiddenMarkov
-from bayeshmm.emissions.families import Autoregressive, Emission, Gaussian
+from bayeshmm.emissions import (
+    Autoregressive,
+    Emission,
+    Gaussian,
+    Hyperpriors,
+    PyroEmission,
+)
 from bayeshmm.fitting import ConvergenceWarning, fit
 from bayeshmm.hmm import HMM
 from bayeshmm.metric_checks import MetricWarning, SpacingWarning
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
+from bayeshmm.sensitivity import SensitivityWarning
 from bayeshmm.storage import load
 from bayeshmm.transitions import Dirichlet
 
@@ -30,9 +37,12 @@ __all__ = [
     "Emission",
     "Gaussian",
     "HiddenMarkov",
+    "Hyperpriors",
     "MetricWarning",
     "Posterior",
+    "PyroEmission",
     "Runs",
+    "SensitivityWarning",
     "SpacingWarning",
     "agreement",
     "compare",

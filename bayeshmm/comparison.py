@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from bayeshmm import defaults
-from bayeshmm.emissions.families import Emission
+from bayeshmm.emissions import Emission, PyroEmission
 from bayeshmm.fitting import check_numbers, draw
 from bayeshmm.hmm import HMM
 from bayeshmm.metric_checks import warn_of_metrics
@@ -225,7 +225,7 @@ def compare(
         raise ValueError(f"states={states!r} is not a range: give range(1, 9), or a list.")
     check_numbers(restarts, draws)
     counts = sorted(set(states))
-    named = [emission] if isinstance(emission, str | Emission) else list(emission)
+    named = [emission] if isinstance(emission, str | Emission | PyroEmission) else list(emission)
     if not counts or not named:
         raise ValueError("nothing to compare: give at least one number of states and one family.")
     if folds is not None and not 2 <= folds <= len(runs):

@@ -35,6 +35,11 @@ class Encoded:
     entry: Design | None
     log_jacobian: Tensor
 
+    def take(self, runs: Tensor) -> Encoded:
+        """Some of the runs, by index."""
+        entry = None if self.entry is None else self.entry.take(runs)
+        return Encoded(self.design.take(runs), entry, self.log_jacobian[runs])
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -46,13 +51,13 @@ class Encoding:
         The family.
     scaling
         Pooled units of the metrics.
-    regressor_scale
-        Root mean square of every regressor, (D, P), in model order.
+    feature_scale
+        Root mean square of every feature, (D, F), in model order.
     """
 
     emission: Emission
     scaling: Scaling
-    regressor_scale: NDArray[np.float64]
+    feature_scale: NDArray[np.float64]
 
     @classmethod
     def fit(
@@ -60,7 +65,7 @@ class Encoding:
     ) -> Encoding:
         """Fix the units by `runs`; see `Scaling.fit` for `log`."""
         scaling = Scaling.fit(runs, log)
-        scale = families.regressor_scale(emission, scaling.standardise(runs))
+        scale = families.feature_scale(emission, scaling.standardise(runs))
         return cls(emission, scaling, scale)
 
     def encode(self, runs: Runs) -> Encoded:
@@ -74,7 +79,7 @@ class Encoding:
             runs.lengths.astype(np.int64),
             increment,
             resolution,
-            self.regressor_scale,
+            self.feature_scale,
         )
         jacobian = torch.from_numpy(self.scaling.log_jacobian(runs))
         if self.emission.dynamic:

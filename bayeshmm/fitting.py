@@ -153,10 +153,12 @@ def draw(
 
 
 def diagnose(mode: VariationalFit, drawn: Draws) -> pd.Series:
-    """R-hat and effective sample size of quantities that every phase has.
+    """R-hat and effective sample size of quantities that every phase has, and of those all share.
 
-    They are the phase's share of rows, its exit probability and its mean log noise variance. NaN
-    where there is one chain of independent draws.
+    They are a phase's share of rows, its exit probability and its mean log noise variance; the
+    degrees of freedom of Student-t noise and the size of the run effects. All chains start from
+    one mode, so that a phase is the same in each. NaN where there is one chain of independent
+    draws.
     """
     K = mode.prior.regression.states
     share = np.stack([(drawn.paths == k).mean((1, 2)) for k in range(K)], -1)
@@ -168,15 +170,23 @@ def diagnose(mode: VariationalFit, drawn: Draws) -> pd.Series:
     r_hat, size, worst = float("nan"), float(len(drawn.paths)), ""
     if drawn.chains > 1:
         size = float("inf")
-        for name, values in (("share of rows", share), ("stay", stay), ("noise", noise)):
-            for k in range(K):
-                series = values[:, k].reshape(drawn.chains, -1)
-                if np.ptp(series) == 0.0:
-                    continue
-                size = min(size, float(az.ess(series)))
-                this = float(az.rhat(series))
-                if not this <= r_hat:
-                    r_hat, worst = this, f"{name} of phase {k}"
+        quantities = {
+            f"{name} of phase {k}": values[:, k]
+            for name, values in (("share of rows", share), ("stay", stay), ("noise", noise))
+            for k in range(K)
+        }
+        if drawn.law.tail is not None:
+            quantities["degrees of freedom"] = drawn.law.tail.degrees[:, 0].log().numpy()
+        if drawn.law.effects is not None:
+            quantities["size of run effects"] = drawn.precisions.groups[:, 0, -1].log().numpy()
+        for name, values in quantities.items():
+            series = values.reshape(drawn.chains, -1)
+            if np.ptp(series) == 0.0:
+                continue
+            size = min(size, float(az.ess(series)))
+            this = float(az.rhat(series))
+            if not this <= r_hat:
+                r_hat, worst = this, name
     return pd.concat(
         [summary, pd.Series({"r_hat": r_hat, "worst": worst, "effective_draws": size})]
     )

@@ -10,17 +10,21 @@ from numbers import Integral
 
 import numpy as np
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from bayeshmm import defaults, messages
-from bayeshmm.emissions.families import Emission, layout, named_emission
-from bayeshmm.emissions.layout import Layout
-from bayeshmm.emissions.likelihood import Law, log_likelihood
-from bayeshmm.emissions.regression import Precisions, RegressionPrior
+from bayeshmm.emissions import sites
+from bayeshmm.emissions.conjugate import NormalInverseGamma
+from bayeshmm.emissions.custom import PyroEmission
+from bayeshmm.emissions.families import Emission, entry_layout, layout, named_emission
+from bayeshmm.emissions.law import Law
+from bayeshmm.emissions.likelihood import log_likelihood
+from bayeshmm.emissions.regression import RegressionPrior
+from bayeshmm.emissions.tails import StudentT
 from bayeshmm.encoding import Encoded, Encoding
 from bayeshmm.runs import Runs
+from bayeshmm.simulation import Simulation, simulate
 from bayeshmm.transitions import Chain, Dirichlet, TransitionPrior
 
 
@@ -38,12 +42,36 @@ class Prior:
         Of the first values (one state); None where the first row is a row like any other.
     minimum_dwell
         Rows.
+    tail
+        Of the degrees of freedom of Student-t noise; None for normal noise.
     """
 
     regression: RegressionPrior
     transition: TransitionPrior
     entry: RegressionPrior | None
     minimum_dwell: int
+    tail: StudentT | None = None
+
+    @classmethod
+    def of(cls, family: Emission, metrics: int, states: int, transition: TransitionPrior) -> Prior:
+        """The parts for so many metrics and states of `family`, whose dwell is the chain's."""
+        entry = None
+        if family.dynamic:
+            entry = RegressionPrior(entry_layout(family, metrics), 1, family.hyperpriors)
+        return cls(
+            RegressionPrior(layout(family, metrics), states, family.hyperpriors),
+            transition,
+            entry,
+            transition.minimum_dwell,
+            StudentT(*family.hyperpriors.degrees) if family.noise == "student-t" else None,
+        )
+
+    def law(self, regression: NormalInverseGamma, tail: Tensor | None) -> Law:
+        """Expectations of all that a row's law depends on, under a posterior."""
+        law = regression.law
+        if self.tail is None or tail is None:
+            return law
+        return law._replace(tail=self.tail.expected(tail))
 
 
 @dataclass(frozen=True)
@@ -55,7 +83,8 @@ class HMM:
     states
         Number of phases K.
     emission
-        `Autoregressive`, `Gaussian`, or the shortcut ``"autoregressive"`` or ``"gaussian"``.
+        `Autoregressive`, `Gaussian`, the shortcut ``"autoregressive"`` or ``"gaussian"``, or an
+        emission of your own, `PyroEmission`.
     transition
         `Dirichlet`; None is ``Dirichlet()``.
     minimum_dwell
@@ -73,7 +102,7 @@ class HMM:
     """
 
     states: int
-    emission: str | Emission = "autoregressive"
+    emission: str | Emission | PyroEmission = "autoregressive"
     transition: Dirichlet | None = None
     minimum_dwell: int | None = None
 
@@ -91,8 +120,20 @@ class HMM:
 
     @property
     def family(self) -> Emission:
-        """The emission family."""
-        return named_emission(self.emission)
+        """The emission family.
+
+        Raises
+        ------
+        ValueError
+            If the emission is a user's own, which has no conjugate updates.
+        """
+        emission = named_emission(self.emission)
+        if not isinstance(emission, Emission):
+            raise ValueError(
+                f"{type(emission).__name__} has no conjugate updates, which fit and compare need: "
+                "infer it with Pyro, whose model bayeshmm.HMM is (SVI, MCMC; see PyroEmission)."
+            )
+        return emission
 
     def check(self, runs: Runs) -> None:
         """Check that `runs` can be modelled with so many states and this dwell.
@@ -127,8 +168,8 @@ class HMM:
             return int(self.minimum_dwell)
         return max(1, min(defaults.MINIMUM_DWELL, int(np.median(runs.lengths)) // 10))
 
-    def prior(self, runs: Runs) -> Prior:
-        """The parts of the model for `runs`."""
+    def transition_prior(self, runs: Runs) -> TransitionPrior:
+        """Prior of the chain for `runs`, in rows."""
         dwell = self.dwell(runs)
         transition = self.transition or Dirichlet()
         if transition.expected_dwell is None:
@@ -140,14 +181,12 @@ class HMM:
             )
         else:
             rows = transition.expected_dwell / runs.step_gap
-        D = len(runs.metrics)
-        full = self.family.covariance == "full"
-        return Prior(
-            regression=RegressionPrior(layout(self.family, D), self.states),
-            transition=transition.prior(self.states, dwell, rows),
-            entry=RegressionPrior(Layout(D, ("entry",), full), 1) if self.family.dynamic else None,
-            minimum_dwell=dwell,
-        )
+        return transition.prior(self.states, dwell, rows)
+
+    def prior(self, runs: Runs) -> Prior:
+        """The parts of the model for `runs`."""
+        chain = self.transition_prior(runs)
+        return Prior.of(self.family, len(runs.metrics), self.states, chain)
 
     def encode(
         self, runs: Runs, log: Sequence[str] | Mapping[str, float] = ()
@@ -156,12 +195,51 @@ class HMM:
         encoding = Encoding.fit(runs, self.family, log)
         return encoding, encoding.encode(runs)
 
+    def simulate(
+        self,
+        lengths: Sequence[int],
+        seed: int,
+        *,
+        metrics: int | Sequence[str] = 2,
+        step_gap: int = 1,
+    ) -> Simulation:
+        """Draw parameters from the prior, and runs from them.
+
+        The units of the model are those of the data here: means 0, scales 1. The default
+        hyper-priors have heavy tails, and a law of motion drawn from them often explodes; tame
+        ones are `Hyperpriors` of a family.
+
+        Parameters
+        ----------
+        lengths
+            Rows of each run.
+        seed
+            Same seed, same runs.
+        metrics
+            Number of metrics, or their names.
+        step_gap
+            Training steps between rows.
+
+        Returns
+        -------
+        Simulation
+            The ``runs``, the true ``parameters`` and the true ``paths``.
+
+        Raises
+        ------
+        ValueError
+            If a run grows beyond all numbers, or the model cannot have such runs.
+        """
+        return simulate(self, lengths, seed, metrics=metrics, step_gap=step_gap)
+
     def __call__(self, runs: Runs, subsample_size: int | None = None) -> None:
         """The Pyro model of `runs`, the states marginalised.
 
         Sites: ``initial``, ``exit``, ``jump`` and their hyper-parameters; ``variance`` (K, D) and
         ``coefficient`` (K, D, R) of the regressions and their hyper-parameters ``shrinkage`` and
-        ``scale``; the same with the prefix ``entry_`` for the law of the first values.
+        ``scale``; ``degrees`` of freedom of Student-t noise; ``run_effect`` (K, D) in the plate
+        ``runs``; those of the regressions with the prefix ``entry_`` for the law of the first
+        values.
 
         Parameters
         ----------
@@ -170,15 +248,39 @@ class HMM:
         subsample_size
             Runs per step, drawn by Pyro's plate; None takes all.
         """
+        if isinstance(self.emission, PyroEmission):
+            self._own_model(self.emission, runs, subsample_size)
+            return
         prior, data = _prepared(self, runs)
         chain = prior.transition.model()
-        law = regression_model(prior.regression, "")
-        total = run_log_densities(data, law, chain, prior.minimum_dwell)
-        if prior.entry is not None and data.entry is not None:
-            first, _ = log_likelihood(data.entry, regression_model(prior.entry, "entry_"))
-            total = total + first[..., 0, 0]
+        law, precisions = sites.regressions(prior.regression)
+        if prior.tail is not None:
+            law = law._replace(tail=sites.tail(prior.regression.hyperpriors))
+        entry = None if prior.entry is None else sites.regressions(prior.entry, "entry_")[0]
         with pyro.plate("runs", len(runs), subsample_size=subsample_size) as index:
-            pyro.factor("log_marginal", total[..., index])
+            some = data if len(index) == len(runs) else data.take(index)
+            if prior.regression.layout.run_effects:
+                law = sites.run_effects(law, precisions.groups[..., -1], len(index))
+            total = run_log_densities(some, law, chain, prior.minimum_dwell)
+            if entry is not None and some.entry is not None:
+                total = total + log_likelihood(some.entry, entry)[0][..., 0, 0]
+            pyro.factor("log_marginal", total)
+
+    def _own_model(self, emission: PyroEmission, runs: Runs, subsample_size: int | None) -> None:
+        """The Pyro model with an emission of the user's own."""
+        self.check(runs)
+        chain = self.transition_prior(runs).model().log
+        parameters = emission.prior(self.states, runs.metrics)
+        with pyro.plate("runs", len(runs), subsample_size=subsample_size) as index:
+            rows = emission.log_likelihood(parameters, torch.tensor(runs.values)[index])
+            total = messages.log_marginal(
+                chain.initial,
+                chain.transition,
+                rows,
+                lengths=torch.tensor(runs.lengths)[index],
+                minimum_dwell=self.dwell(runs),
+            )
+            pyro.factor("log_marginal", total)
 
 
 def run_log_densities(data: Encoded, law: Law, chain: Chain, minimum_dwell: int) -> Tensor:
@@ -216,37 +318,6 @@ def _prepared(hmm: HMM, runs: Runs) -> tuple[Prior, Encoded]:
     """What every step of an inference on the same runs needs again."""
     hmm.check(runs)
     return hmm.prior(runs), hmm.encode(runs)[1]
-
-
-def regression_model(prior: RegressionPrior, prefix: str) -> Law:
-    """Pyro sites of the regressions and their hyper-parameters.
-
-    Returns
-    -------
-    Law
-        Values with the axis of runs (n = 1) in place.
-    """
-    G, D = len(prior.layout.group_names), prior.layout.metrics
-
-    def gamma(name: str, parameters: tuple[float, float], size: int) -> Tensor:
-        shape, rate = (torch.full((size,), p, dtype=torch.float64) for p in parameters)
-        return pyro.sample(f"{prefix}{name}", dist.Gamma(shape, rate).to_event(1))
-
-    precisions = Precisions(gamma("shrinkage", prior.group, G), gamma("scale", prior.scale, D))
-    rate = 0.5 * precisions.scales[..., None, :].expand(
-        *precisions.scales.shape[:-1], prior.states, D
-    )
-    variance = pyro.sample(
-        f"{prefix}variance", dist.InverseGamma(prior.shapes.expand(rate.shape), rate).to_event(2)
-    )
-    precision = prior.expand(precisions)[..., None, :, :]
-    deviation = (variance[..., None] / precision).sqrt()
-    coefficient = pyro.sample(
-        f"{prefix}coefficient", dist.Normal(torch.zeros_like(deviation), deviation).to_event(3)
-    )
-    return Law(
-        coefficient.unsqueeze(-4), 1.0 / variance.unsqueeze(-3), variance.log().unsqueeze(-3)
-    )
 
 
 def label_symmetries(states: int) -> float:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeshmm._arviz import az
-from bayeshmm.emissions.likelihood import Law, log_likelihood
+from bayeshmm.emissions.layout import Layout
+from bayeshmm.emissions.likelihood import log_likelihood
 from bayeshmm.hmm import run_log_densities
-from bayeshmm.transitions import Chain, chain_logs
+from bayeshmm.nested import take
+from bayeshmm.transitions import chain_logs
 
 if TYPE_CHECKING:
     from bayeshmm.posterior import Posterior
@@ -35,9 +37,14 @@ def inference_data(posterior: Posterior) -> Any:
     * ``covariance (state, metric, metric_to)`` of a row's noise, in the units of the data (after
       the logarithm where one is taken);
     * `Gaussian`: ``mean (state, metric)`` in the units of the data; otherwise ``coefficient
-      (state, metric, regressor)``, of each metric's own past, and ``contrast (state, metric,
-      metric_to)``, of the increments of the metrics before it in model order, both per root mean
-      square of the regressor and of the response;
+      (state, metric, regressor)``, of the past, and ``contrast (state, metric, metric_to)``, of
+      the increments of the metrics before it in model order, both per root mean square of the
+      regressor and of the response;
+    * ``run_effect (run, state, metric)``: what each run adds to the mean of a `Gaussian` phase, in
+      the units of the data, or else to the drift, in those units a row;
+    * ``degrees``: degrees of freedom of Student-t noise, whose ``covariance`` is that of a row of
+      weight one;
+    * ``shrinkage (kind)``: precision of each kind of coefficient, in units of the noise's;
     * ``path (run, time)``: -1 beyond the end of a run.
 
     ``log_likelihood/log_lik (run)`` is the log density of each run given the parameters of a draw,
@@ -57,6 +64,7 @@ def inference_data(posterior: Posterior) -> Any:
         "transition": posterior.draws.chain.transition[:, 0],
         "dwell": expected_dwell(posterior),
         **emission_parameters(posterior),
+        "shrinkage": posterior.draws.precisions.groups[:, 0],
         "path": posterior.paths,
     }
     names = [str(name) for name in posterior.state_names]
@@ -70,7 +78,8 @@ def inference_data(posterior: Posterior) -> Any:
         "state_to": names,
         "metric": list(runs.metrics),
         "metric_to": list(runs.metrics),
-        "regressor": list(posterior.hmm.family.groups),
+        "regressor": regressor_names(posterior),
+        "kind": list(posterior.variational.prior.regression.layout.group_names),
         "run": list(runs.names),
         "time": np.arange(runs.steps.shape[1]),
     }
@@ -82,6 +91,8 @@ def inference_data(posterior: Posterior) -> Any:
         "coefficient": ["state", "metric", "regressor"],
         "contrast": ["state", "metric", "metric_to"],
         "covariance": ["state", "metric", "metric_to"],
+        "run_effect": ["run", "state", "metric"],
+        "shrinkage": ["kind"],
         "path": ["run", "time"],
         "log_lik": ["run"],
         "y": ["run", "time", "metric"],
@@ -124,15 +135,38 @@ def emission_parameters(posterior: Posterior) -> dict[str, Array]:
     back = np.argsort(order)
     scale = unit[:, None] * unit[None, :]
     parameters = {"covariance": covariance[..., back, :][..., back] * scale}
+    law = posterior.draws.law
+    if law.effects is not None:
+        effects = np.asarray((inverse[:, None] @ law.effects.mean[..., None])[..., 0])
+        parameters["run_effect"] = effects[..., back] * unit
+    if law.tail is not None:
+        parameters["degrees"] = law.tail.degrees[:, 0].numpy()
     if not family.dynamic:
-        level = np.asarray((inverse @ own)[..., 0]) / posterior.encoding.regressor_scale[:, 0]
+        level = np.asarray((inverse @ own)[..., 0]) / posterior.encoding.feature_scale[:, 0]
         parameters["mean"] = level[..., back] * scaling.sd + scaling.mean
         return parameters
+    if layout.coupled:
+        own = own[..., _user_order(layout, back)]
     parameters["coefficient"] = np.asarray(own)[..., back, :]
     if layout.full:
         contrast = np.eye(D) - np.asarray(tau)
         parameters["contrast"] = contrast[..., back, :][..., back]
     return parameters
+
+
+def regressor_names(posterior: Posterior) -> list[str]:
+    """Names of the past regressors of an equation."""
+    features = posterior.hmm.family.features
+    if not posterior.variational.prior.regression.layout.coupled:
+        return list(features)
+    crossed = (f"{feature} of {metric}" for metric in posterior.metrics for feature in features[1:])
+    return [features[0], *crossed]
+
+
+def _user_order(layout: Layout, back: NDArray[np.int64]) -> Tensor:
+    """Places of the regressors of coupled equations, the metrics in the user's order."""
+    places = torch.arange(1, layout.past).reshape(layout.metrics, -1)[torch.from_numpy(back)]
+    return torch.cat([torch.zeros(1, dtype=torch.int64), places.flatten()])
 
 
 def run_log_likelihoods(posterior: Posterior) -> Array:
@@ -142,9 +176,9 @@ def run_log_likelihoods(posterior: Posterior) -> Array:
     totals = []
     for first in range(0, len(draws.paths), DRAWS_AT_ONCE):
         some = slice(first, first + DRAWS_AT_ONCE)
-        law = Law(*(part[some] for part in draws.law[:3]))
-        chain = Chain(*(part[some] for part in draws.chain))
-        totals.append(run_log_densities(data, law, chain, dwell))
+        totals.append(
+            run_log_densities(data, take(draws.law, some), take(draws.chain, some), dwell)
+        )
     total = torch.cat(totals)
     entry = posterior.variational.entry
     if entry is not None and data.entry is not None:

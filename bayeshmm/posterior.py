@@ -14,14 +14,16 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeshmm import messages, phases
-from bayeshmm.emissions.likelihood import Law, log_likelihood
+from bayeshmm import messages, phases, sensitivity
+from bayeshmm.emissions.law import Law
+from bayeshmm.emissions.likelihood import log_likelihood
 from bayeshmm.encoding import Encoded, Encoding
 from bayeshmm.hmm import HMM
 from bayeshmm.inference.gibbs import Draws
 from bayeshmm.inference.predictive import predict
 from bayeshmm.inference.variational import VariationalFit
 from bayeshmm.inference_data import DRAWS_AT_ONCE, inference_data
+from bayeshmm.nested import take
 from bayeshmm.runs import Runs
 from bayeshmm.transitions import Chain
 
@@ -133,7 +135,8 @@ class Posterior:
         """Probability of each phase in each row given the rows up to it: see `smooth`.
 
         The parameters are those of the fit, which saw all rows of the fitted runs; of new runs
-        nothing is known but the rows up to each.
+        nothing is known but the rows up to each, and what they may have of run effects is taken
+        for noise of the rows.
         """
         return self._state_probabilities(messages.filter, runs, joined=False)
 
@@ -201,6 +204,58 @@ class Posterior:
             attrs={"shortcut": [runs.names[n] for n in np.flatnonzero(known)]},
         )
 
+    def sensitivity(self, factor: float = 2.0) -> pd.DataFrame:
+        """How far the answers move when each prior is narrowed or widened.
+
+        The draws are weighed by the ratio of the changed to the present prior; nothing is fitted
+        again. `factor` is what a changed prior does to
+
+        ==================  ===================================================  ================
+        part                what is multiplied where it is widened               hyper-prior
+        ==================  ===================================================  ================
+        ``shrinkage``       coefficients, in units of the noise                  rate * factor^2
+        ``run_effects``     run effects, in units of the noise                   rate * factor^2
+        ``scale``           the noise of every metric                            rate / factor^2
+        ``noise_shape``     how unlike phases may be in their noise (about so)   shape / factor
+        ``degrees``         degrees of freedom of Student-t noise                rate / factor
+        ``expected_dwell``  rows that a phase is expected to last past its       of `Dirichlet`
+                            minimum dwell
+        ==================  ===================================================  ================
+
+        Parameters
+        ----------
+        factor
+            Above 1; narrowing divides by it.
+
+        Returns
+        -------
+        DataFrame
+            Indexed by (part, change), parts that the model does not have left out:
+
+            * ``prior``: what the changed prior is, as written in `Hyperpriors` or `Dirichlet`;
+            * ``k_hat``: above 0.7 the row is not to be believed;
+            * the largest shifts of posterior means, in the units in ``attrs["units"]``:
+              ``entry_time`` (when a run first enters a phase, training steps; of entries more
+              probable than not), ``entry_probability`` (that it ever does), ``occupancy`` (a
+              phase's share of rows), ``transition`` (a transition probability), ``dwell`` and
+              ``noise`` (relative: 0.1 is ten per cent; of the expected dwell past the minimum, and
+              of a metric's noise in a phase);
+            * ``in_sd``: the largest of all these in its posterior standard deviation, that of
+              ``most_moved``; ``error_in_sd`` is the Monte-Carlo error of one shift: a shift that is
+              not several times larger may be no more than that.
+
+        Raises
+        ------
+        ValueError
+            With ``inference="vi"``, whose draws are blind to hyper-priors.
+
+        Warns
+        -----
+        SensitivityWarning
+            Where ``k_hat`` is above 0.7: fit again with that prior and compare.
+        """
+        return sensitivity.prior_sensitivity(self, factor)
+
     def save(self, path: str | Path) -> None:
         """Write everything, the data included, to one netCDF file; see `bayeshmm.load`."""
         from bayeshmm.storage import save  # the storage room builds on this one
@@ -246,28 +301,50 @@ class Posterior:
         """Draws of the parameters that rule `runs`.
 
         Those of the fit, (S, 1, ...); where new runs are `joined` to what it knows, they have their
-        own, (S, N, ...).
+        own, (S, N, ...). New runs that are not have an unknown effect: noise, for all it knows.
         """
         which = torch.linspace(0, len(self.paths) - 1, min(SMOOTHING_DRAWS, len(self.paths)))
         index = which.round().long()
-        law = Law(*(part[index] for part in self.draws.law[:3]))
-        chain = Chain(*(part[index] for part in self.draws.chain))
+        law: Law = take(self.draws.law, index)
+        chain: Chain = take(self.draws.chain, index)
         runs = self.runs if runs is None else self._modelled(runs)
         data = self.encoding.encode(runs)
         known = torch.from_numpy(self._known(runs))
-        if known.all() or not joined:
-            return data, law, chain, runs
-        updated = predict(self.variational, data)
+        names = self.runs.names
+        place = [names.index(name) if name in names else 0 for name in runs.names]
+        own = law.of_runs(torch.tensor(place))
+        if known.all():
+            return data, own, chain, runs
         generator = torch.Generator().manual_seed(self.seed)
-        new_law = updated.regression.sample(generator, (len(index),))
-        new_chain = updated.chain.sample(generator, (len(index),))
+        if joined:
+            updated = predict(self.variational, data)
+            new_law = updated.regression.sample(generator, (len(index),))
+            new_chain = updated.chain.sample(generator, (len(index),))
+        else:
+            new_law, new_chain = self._of_unknown_effect(law, index), chain
 
         def choose(own: Tensor, new: Tensor) -> Tensor:
             return torch.where(known.reshape(-1, *[1] * (new.ndim - 2)), own, new)
 
-        law = Law(*(choose(*parts) for parts in zip(law[:3], new_law[:3], strict=True)))
-        chain = Chain(*(choose(*parts) for parts in zip(chain, new_chain, strict=True)))
-        return data, law, chain, runs
+        own = own.by_run()
+        own = own._replace(
+            coefficients=choose(own.coefficients, new_law.coefficients),
+            precision=choose(own.precision, new_law.precision),
+            log_variance=choose(own.log_variance, new_law.log_variance),
+        )
+        chain = Chain(*(choose(*part) for part in zip(chain, new_chain, strict=True)))
+        return data, own, chain, runs
+
+    def _of_unknown_effect(self, law: Law, index: Tensor) -> Law:
+        """Draws of a law whose run effects add to the noise of every row."""
+        if law.effects is None:
+            return law
+        spread = 1.0 / self.draws.precisions.groups[index][..., -1, None, None]
+        return law._replace(
+            effects=None,
+            precision=law.precision / (1.0 + spread),
+            log_variance=law.log_variance + torch.log1p(spread),
+        )
 
     def _batches(
         self, runs: Runs | None, function: Callable[[Chain, Tensor, Tensor], Tensor], joined: bool
@@ -277,8 +354,8 @@ class Posterior:
         results = []
         for first in range(0, len(law.precision), DRAWS_AT_ONCE):
             some = slice(first, first + DRAWS_AT_ONCE)
-            rows, _ = log_likelihood(data.design, Law(*(part[some] for part in law[:3])))
-            log = Chain(*(part[some] for part in chain)).log
+            rows, _ = log_likelihood(data.design, take(law, some))
+            log = take(chain, some).log
             results.append(function(log, rows, data.design.lengths))
         return results, runs
 

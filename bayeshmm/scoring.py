@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeshmm.emissions.likelihood import Law, log_likelihood
-from bayeshmm.emissions.regression import NormalInverseGamma
+from bayeshmm.emissions.law import Effects, Law
+from bayeshmm.emissions.likelihood import log_likelihood
+from bayeshmm.emissions.tails import StudentT
 from bayeshmm.encoding import Encoded, Encoding
 from bayeshmm.hmm import HMM, label_symmetries, run_log_densities
 from bayeshmm.inference.predictive import predict
@@ -115,7 +116,7 @@ def step_ahead(runs: Runs, hmm: HMM, units: Encoding, mode: VariationalFit) -> f
     limit = frame["run"].map(dict(zip(runs.names, border, strict=True))).to_numpy()
     early = Runs.from_dataframe(frame[row < limit], metrics=runs.metrics)
     fitted = refine(hmm.prior(runs), units.encode(early), mode.states[:, : early.steps.shape[1]])
-    law = plug_in(fitted.parameters.regression)
+    law = plug_in(fitted)
     chain, dwell = fitted.parameters.chain.mean, fitted.prior.minimum_dwell
     whole, start = (
         float(run_log_densities(units.encode(some), law, chain, dwell).sum())
@@ -125,24 +126,38 @@ def step_ahead(runs: Runs, hmm: HMM, units: Encoding, mode: VariationalFit) -> f
 
 
 def bic(mode: VariationalFit, data: Encoded, rows: float) -> float:
-    """BIC at the posterior means: -2 log likelihood + parameters x log rows."""
+    """BIC at the posterior means: -2 log likelihood + parameters x log rows.
+
+    A run effect counts for the share of it that the data decide.
+    """
     parameters = mode.parameters
-    law, dwell = plug_in(parameters.regression), mode.prior.minimum_dwell
+    law, dwell = plug_in(mode), mode.prior.minimum_dwell
     total = run_log_densities(data, law, parameters.chain.mean, dwell)
     K, layout = mode.prior.regression.states, data.design.layout
-    free = K * (int(layout.active.sum()) + layout.metrics) + K**2 - 1
+    free: float = (
+        K * (int(layout.active.sum()) + layout.metrics) + K**2 - 1 + (law.tail is not None)
+    )
+    if parameters.regression.runs is not None:
+        shrunk = parameters.shrinkage.expected.groups[0, -1] * parameters.regression.runs.variance
+        free += float((1.0 - shrunk).sum())
     likelihood = float(total.sum())
     if mode.entry is not None and data.entry is not None:
-        first, _ = log_likelihood(data.entry, plug_in(mode.entry.regression))
+        first, _ = log_likelihood(data.entry, known(mode.entry.regression.law))
         likelihood += float(first.sum())
         free += int(data.entry.layout.active.sum()) + layout.metrics
     return -2.0 * likelihood + free * math.log(rows)
 
 
-def plug_in(law: NormalInverseGamma) -> Law:
-    """Posterior means taken for the parameters."""
-    mean = law.law
-    return Law(mean.coefficients, mean.precision, -mean.precision.log())
+def plug_in(mode: VariationalFit) -> Law:
+    """Posterior means taken for the parameters, run effects included."""
+    return known(mode.prior.law(mode.parameters.regression, mode.parameters.tail))
+
+
+def known(law: Law) -> Law:
+    """Expectations taken for values."""
+    effects = None if law.effects is None else Effects(law.effects.mean)
+    tail = None if law.tail is None else StudentT.value(law.tail.degrees)
+    return Law(law.coefficients, law.precision, -law.precision.log(), effects=effects, tail=tail)
 
 
 def per_row(scores: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[float, float]:

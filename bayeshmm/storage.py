@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from bayeshmm.emissions.conjugate import NormalInverseGamma
 from bayeshmm.emissions.families import Autoregressive, Emission, Gaussian
-from bayeshmm.emissions.likelihood import Law
-from bayeshmm.emissions.regression import NormalInverseGamma, Precisions, Shrinkage
+from bayeshmm.emissions.law import Law
+from bayeshmm.emissions.regression import Precisions, Shrinkage
 from bayeshmm.encoding import Encoding
 from bayeshmm.hmm import HMM
 from bayeshmm.inference.gibbs import Draws
@@ -54,7 +55,7 @@ def save(posterior: Posterior, path: str | Path) -> None:
         "scaling.increment": scaling.increment,
         "scaling.resolution": scaling.resolution,
         "scaling.order": scaling.order,
-        "regressor_scale": posterior.encoding.regressor_scale,
+        "feature_scale": posterior.encoding.feature_scale,
         "states": fit.states.numpy(),
         "paths": posterior.paths,
     }
@@ -178,7 +179,7 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
             {k: float("nan") if v is None else v for k, v in header["diagnostics"].items()},
             dtype=object,
         ),
-        encoding=Encoding(hmm.family, scaling, arrays["regressor_scale"]),
+        encoding=Encoding(hmm.family, scaling, arrays["feature_scale"]),
         variational=VariationalFit(
             prior,
             _tree(Parameters, "parameters", arrays),
@@ -209,14 +210,17 @@ def _leaves(name: str, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _tree(kind: type, name: str, arrays: dict[str, np.ndarray]) -> Any:
-    """Put nested named tuples together again."""
-    parts = []
+    """Put nested named tuples together again; parts that were None are absent."""
+    parts: list[Any] = []
     for part, hint in get_type_hints(kind).items():
         place = f"{name}.{part}"
-        if hasattr(hint, "_fields"):
-            parts.append(_tree(hint, place, arrays))
+        nested = [kind for kind in (hint, *get_args(hint)) if hasattr(kind, "_fields")]
+        if not any(known == place or known.startswith(f"{place}.") for known in arrays):
+            parts.append(None)
+        elif nested:
+            parts.append(_tree(nested[0], place, arrays))
         else:
-            parts.append(torch.from_numpy(arrays[place]) if place in arrays else None)
+            parts.append(torch.from_numpy(arrays[place]))
     return kind(*parts)
 
 

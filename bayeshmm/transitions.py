@@ -279,13 +279,14 @@ class TransitionPrior:
         Returns
         -------
         Chain
-            Initial law (1, K) and transition matrix (1, K, K).
+            Initial law (..., 1, K) and transition matrix (..., 1, K, K): the last batch axis is
+            that of the plate of runs.
         """
         K, excess = self.states, self.expected_dwell - self.minimum_dwell
         one = torch.ones((), dtype=torch.float64)
         initial = pyro.sample("initial", dist.Dirichlet(torch.ones(K, dtype=torch.float64)))
         if K == 1:
-            return Chain(initial[..., None, :], one.expand(1, 1, 1))
+            return Chain(_of_runs(initial, 1), one.expand(1, 1, 1))
         mu = pyro.sample("exit_mean", dist.Beta(2.0 * one, 2.0 * excess))
         rho = pyro.sample("exit_concentration", dist.Gamma(2.0 * one, 2.0 / (excess + 1.0)))
         alpha = pyro.sample("jump_concentration", dist.Gamma(2.0 * one, 2.0 / (K - 1)))
@@ -298,7 +299,13 @@ class TransitionPrior:
             cell = (alpha / (K - 1))[..., None, None].expand(*alpha.shape, K, K - 1)
             jumps = pyro.sample("jump", dist.Dirichlet(cell).to_event(1))
         matrix = _matrix(exits[..., 1], exits[..., :1] * jumps)
-        return Chain(initial[..., None, :], matrix[..., None, :, :])
+        pyro.deterministic("transition", matrix, event_dim=2)
+        return Chain(_of_runs(initial, 1), _of_runs(matrix, 2))
+
+
+def _of_runs(value: Tensor, event: int) -> Tensor:
+    """`value`, with an axis of runs before its `event` axes if it has no batch axis."""
+    return value if value.ndim > event else value[None]
 
 
 def chain_logs(chain: Chain) -> tuple[Tensor, Tensor]:

@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[1]
 # From the ground up. A module of `bayeshmm` imports from its own row and the rows above it in this
 # list; "" is the package itself, whose `__init__` gathers the public names.
 ROWS = (
-    {"messages", "alignment", "defaults", "_arviz"},
+    {"messages", "alignment", "defaults", "nested", "_arviz"},
     {"tidy", "sources", "runs", "audit"},
     {"scaling", "metric_checks"},
     {"transitions", "emissions", "distributions"},
     {"encoding"},
-    {"hmm"},
+    {"hmm", "simulation", "prior_draws"},
     {"inference"},
-    {"posterior", "inference_data", "visits", "phases", "attribution"},
+    {"posterior", "inference_data", "visits", "phases", "sensitivity", "attribution"},
     {"storage", "fitting", "scoring", "comparison", "events"},
     {"plots"},
     {"analysis"},

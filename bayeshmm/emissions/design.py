@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -66,6 +66,16 @@ class Design:
     lengths: Tensor
     rounding: Tensor
 
+    def take(self, runs: Tensor) -> Design:
+        """Some of the runs, by index."""
+        return replace(
+            self,
+            response=self.response[runs],
+            past=self.past[runs],
+            observed=self.observed[runs],
+            lengths=self.lengths[runs],
+        )
+
     @cached_property
     def complete(self) -> Tensor:
         """Rows in which every metric has a response, bool (N, T)."""
@@ -97,8 +107,12 @@ class Design:
     @cached_property
     def columns(self) -> Columns:
         """Which columns every equation reads."""
-        shared = (self.past == self.past[:, :, :1]).flatten(0, 2).all(0)
-        return columns(self.layout, tuple(shared.tolist()))
+        return columns(self.layout)
+
+    @cached_property
+    def responses(self) -> Tensor:
+        """Number of observed responses in each row, (N, T)."""
+        return self.observed.sum(-1).double()
 
     @cached_property
     def joint(self) -> bool:
@@ -127,21 +141,31 @@ class Design:
         return columns.permute(1, 2, 0).contiguous()
 
     @cached_property
+    def distinct(self) -> Tensor:
+        """Distinct columns, (N*T, C): zero in incomplete rows. See `Columns`."""
+        shared = self.past[:, :, 0, self.columns.shared]
+        own = self.past[..., self.columns.own].flatten(2)
+        return torch.cat([shared, own, self.response], -1).flatten(0, 1) * self.weight
+
+    @cached_property
     def products(self) -> Tensor:
         """What the sufficient statistics sum, (N*T, M+1): products of columns, and complete rows.
 
         See `Columns`.
         """
-        shared = self.past[:, :, 0, self.columns.shared]
-        own = self.past[..., self.columns.own].flatten(2)
-        flat = torch.cat([shared, own, self.response], -1).flatten(0, 1) * self.weight
-        products = torch.empty(len(flat), len(self.columns.left) + 1, dtype=torch.float64)
-        torch.mul(flat[:, self.columns.left], flat[:, self.columns.right], out=products[:, :-1])
+        columns = self.distinct
+        products = torch.empty(len(columns), len(self.columns.left) + 1, dtype=torch.float64)
+        left, right = columns[:, self.columns.left], columns[:, self.columns.right]
+        torch.mul(left, right, out=products[:, :-1])
         products[:, -1:] = self.weight
         return products
 
     @cached_property
-    def largest(self) -> Tensor:
-        """Largest size of each of `products`, (M+1,)."""
-        lowest, highest = self.products.aminmax(dim=0)
-        return torch.maximum(highest, -lowest)
+    def largest(self) -> tuple[Tensor, Tensor]:
+        """Largest size of each of `products`, (M+1,), and of each distinct column, (C,)."""
+        return _largest(self.products), _largest(self.distinct)
+
+
+def _largest(columns: Tensor) -> Tensor:
+    lowest, highest = columns.aminmax(dim=0)
+    return torch.maximum(highest, -lowest)

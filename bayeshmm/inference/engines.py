@@ -14,6 +14,7 @@ from bayeshmm.inference import gibbs
 from bayeshmm.inference.gibbs import Draws
 from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import VariationalFit
+from bayeshmm.nested import expanded
 
 Inference = Literal["auto", "vi", "gibbs"]
 
@@ -36,11 +37,11 @@ def variational(
     generator = torch.Generator().manual_seed(seed)
     parameters = fit.parameters
     law = parameters.regression.sample(generator, (draws,))
-    precisions = type(parameters.shrinkage.expected)(
-        *(part.expand(draws, *part.shape) for part in parameters.shrinkage.expected)
-    )
+    if fit.prior.tail is not None and parameters.tail is not None:
+        law = law._replace(tail=fit.prior.tail.drawn(expanded(parameters.tail, draws), generator))
+    precisions = parameters.shrinkage.sample(generator, (draws,))
     chain = parameters.chain.sample(generator, (draws,))
-    rows, _ = log_likelihood(data.design, parameters.regression.law)
+    rows, _ = log_likelihood(data.design, fit.prior.law(parameters.regression, parameters.tail))
     expected = parameters.chain.expected_log
     uniforms = torch.rand((draws, *rows.shape[:-1]), dtype=torch.float64, generator=generator)
     paths = messages.sample_paths(

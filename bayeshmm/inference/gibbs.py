@@ -1,9 +1,11 @@
 """Blocked Gibbs sampling: exact draws of paths and parameters around a mode.
 
 One sweep draws (1) the paths of all runs given the parameters, by backward filtering and forward
-sampling; (2) missing responses; (3) coefficients and variances given paths and hyper-parameters,
+sampling; (2) the degrees of freedom given paths, then the weights of the rows and their missing
+responses; (3) variances, coefficients and run effects given all that and the hyper-parameters,
 jointly; (4) the hyper-parameters; (5) the chain's hyper-parameters and parameters. Every block is
-drawn from its exact conditional, so the chain's law is the posterior.
+drawn from its exact conditional (in 1 and 2 with what the next draws integrated out), so that the
+chain's law is the posterior.
 """
 
 from __future__ import annotations
@@ -18,13 +20,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bayeshmm import messages
+from bayeshmm.emissions.conjugate import standard_gamma
 from bayeshmm.emissions.design import Design, Pattern
-from bayeshmm.emissions.likelihood import Completion, Law, log_likelihood, moments
+from bayeshmm.emissions.law import Law, Tail
+from bayeshmm.emissions.likelihood import Completion, Hidden, log_likelihood, moments
 from bayeshmm.emissions.regression import Precisions
+from bayeshmm.emissions.tails import StudentT
 from bayeshmm.encoding import Encoded
 from bayeshmm.hmm import Prior
 from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import VariationalFit
+from bayeshmm.nested import expanded, mapped, stacked
 from bayeshmm.transitions import Chain, Counts
 
 
@@ -34,7 +40,7 @@ class State(NamedTuple):
     Attributes
     ----------
     law
-        Coefficients and variances.
+        Coefficients, variances, run effects and degrees of freedom.
     precisions
         Hyper-parameters of the regressions.
     chain
@@ -56,7 +62,8 @@ class Draws:
     Attributes
     ----------
     law
-        Coefficients (S, 1, K, D, R) and variances (S, 1, K, D), model units and order.
+        Coefficients (S, 1, K, D, R), variances (S, 1, K, D), run effects (S, N, K, D) and degrees
+        of freedom (S, 1), model units and order.
     precisions
         Hyper-parameters (S, 1, G) and (S, 1, D).
     chain
@@ -78,8 +85,9 @@ def start(fit: VariationalFit, chains: int, generator: torch.Generator) -> State
     """Over-dispersed only as the variational posterior is: one draw of it per chain."""
     parameters = fit.parameters
     law = parameters.regression.sample(generator, (chains,))
-    hyper = parameters.shrinkage.sample(generator)
-    precisions = Precisions(*(part.expand(chains, *part.shape) for part in hyper))
+    if fit.prior.tail is not None and parameters.tail is not None:
+        law = law._replace(tail=fit.prior.tail.drawn(expanded(parameters.tail, chains), generator))
+    precisions = parameters.shrinkage.sample(generator, (chains,))
     chain = parameters.chain.sample(generator, (chains,))
     N, T, _ = fit.states.shape
     return State(law, precisions, chain, torch.full((chains, N, T), -1))
@@ -87,7 +95,7 @@ def start(fit: VariationalFit, chains: int, generator: torch.Generator) -> State
 
 def sweep(prior: Prior, design: Design, state: State, generator: torch.Generator) -> State:
     """Draw every block once."""
-    rows, completions = log_likelihood(design, state.law)
+    rows, hidden = log_likelihood(design, state.law)
     log_chain = state.chain.log
     uniforms = torch.rand(rows.shape[:-1], dtype=torch.float64, generator=generator)
     paths = messages.sample_paths(
@@ -98,18 +106,43 @@ def sweep(prior: Prior, design: Design, state: State, generator: torch.Generator
         minimum_dwell=prior.minimum_dwell,
         uniforms=uniforms,
     )
-    filled = tuple(
-        _impute(completion, pattern, generator)
-        for completion, pattern in zip(completions, design.patterns, strict=True)
+    tail = None
+    if prior.tail is not None and state.law.tail is not None:
+        tail, hidden = draw_weights(prior.tail, state.law.tail, design, hidden, paths, generator)
+    filled = hidden._replace(
+        completions=tuple(
+            _impute(completion, pattern, hidden.scale, generator)
+            for completion, pattern in zip(hidden.completions, design.patterns, strict=True)
+        )
     )
     weights = _one_hot(paths, prior.regression.states)
-    conditional = prior.regression.posterior(moments(design, weights, filled), state.precisions)
-    law = conditional.sample(generator)
+    statistics = moments(design, weights, filled, paths=paths)
+    conditional = prior.regression.posterior(statistics, state.precisions)
+    law = conditional.sample(generator)._replace(tail=tail)
     precisions = prior.regression.posterior_shrinkage(law).sample(generator)
-    chain = prior.transition.sample(
-        state.chain, path_counts(paths, prior.regression.states, prior.minimum_dwell), generator
-    )
+    counts = path_counts(paths, prior.regression.states, prior.minimum_dwell)
+    chain = prior.transition.sample(state.chain, counts, generator)
     return State(law, precisions, chain, paths)
+
+
+def draw_weights(
+    prior: StudentT,
+    tail: Tail,
+    design: Design,
+    hidden: Hidden,
+    paths: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tail, Hidden]:
+    """Draw the degrees of freedom given paths, the weights integrated out, then the weights."""
+    assert hidden.scale is not None
+    place = paths.clamp_min(0)[..., None]
+    old, responses = tail.degrees[..., None], design.responses
+    distance = (old + responses) / hidden.scale.gather(-1, place)[..., 0] - old
+    tail = prior.sample(distance, responses, generator)
+    degrees = tail.degrees[..., None]
+    shape = 0.5 * (degrees + responses)
+    weights = standard_gamma(shape, generator) / (0.5 * (degrees + distance))
+    return tail, Hidden(hidden.completions, weights[..., None])
 
 
 @one_thread()
@@ -153,14 +186,8 @@ def sample(
         state = sweep(fit.prior, data.design, state, generator)
         if i > warmup and (i - warmup) % thin == 0:
             kept.append(state._replace(paths=state.paths.to(torch.int8)))
-    law = Law(
-        _stack([state.law.coefficients for state in kept]),
-        _stack([state.law.precision for state in kept]),
-        _stack([state.law.log_variance for state in kept]),
-    )
-    precisions = Precisions(*(_stack([s.precisions[i] for s in kept]) for i in range(2)))
-    chain = Chain(*(_stack([s.chain[i] for s in kept]) for i in range(2)))
-    return Draws(law, precisions, chain, _stack([s.paths for s in kept]).numpy(), chains)
+    law, precisions, chain, paths = mapped(lambda part: part.flatten(0, 1), stacked(kept, 1))
+    return Draws(law, precisions, chain, paths.numpy(), chains)
 
 
 def path_counts(paths: Tensor, states: int, minimum_dwell: int) -> Counts:
@@ -195,8 +222,13 @@ def path_counts(paths: Tensor, states: int, minimum_dwell: int) -> Counts:
     return Counts(initial.to(torch.float64), transition)
 
 
-def _impute(completion: Completion, pattern: Pattern, generator: torch.Generator) -> Completion:
-    """Replace the conditional law of the missing responses by one draw of it."""
+def _impute(
+    completion: Completion, pattern: Pattern, weights: Tensor | None, generator: torch.Generator
+) -> Completion:
+    """Replace the conditional law of the missing responses by one draw of it.
+
+    `weights` are those of all rows, (..., N, T, 1), or None.
+    """
     missing = pattern.missing
     if not missing.any():
         return completion
@@ -204,16 +236,15 @@ def _impute(completion: Completion, pattern: Pattern, generator: torch.Generator
     factor = torch.linalg.cholesky(block)
     shape = (*completion.response.shape[:-1], block.shape[-1])
     noise = torch.randn(shape, dtype=torch.float64, generator=generator)
+    if weights is not None:
+        noise = noise / weights[..., pattern.run, pattern.row, :, None].sqrt()
     places = missing.nonzero()[:, 0]
     response = completion.response.index_add(-1, places, (factor @ noise[..., None])[..., 0])
-    return Completion(completion.log_likelihood, response, torch.zeros_like(completion.covariance))
+    return completion._replace(
+        response=response, covariance=torch.zeros_like(completion.covariance)
+    )
 
 
 def _one_hot(paths: Tensor, states: int) -> Tensor:
     hot = torch.nn.functional.one_hot(paths.clamp_min(0), states).to(torch.float64)
     return hot * (paths >= 0)[..., None]
-
-
-def _stack(parts: list[Tensor]) -> Tensor:
-    """Stack draws (draws of (chains, ...)) into (chains * draws, ...), chain by chain."""
-    return torch.stack(parts, 1).flatten(0, 1)

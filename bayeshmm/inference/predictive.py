@@ -9,17 +9,18 @@ nats *per row* too low. Frozen parameters are as bad.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from bayeshmm.emissions.conjugate import NormalInverseGamma, eliminated
 from bayeshmm.emissions.design import Design
 from bayeshmm.emissions.likelihood import Moments, log_likelihood, moments
-from bayeshmm.emissions.regression import NormalInverseGamma
 from bayeshmm.encoding import Encoded
 from bayeshmm.inference.threads import one_thread
-from bayeshmm.inference.variational import Entry, VariationalFit, expectation
+from bayeshmm.inference.variational import Entry, Expectation, VariationalFit, expectation
+from bayeshmm.nested import mapped
 from bayeshmm.transitions import ChainPosterior, Counts
 
 SWEEPS = 12
@@ -62,15 +63,21 @@ def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> P
     """
     law, chain = _cavity(fit, data) if leave_out else _shared(fit, data)
     posterior, posterior_chain = law, chain
-    for _ in range(SWEEPS):
-        step = expectation(
-            data.design, posterior, posterior_chain.expected_log, fit.prior.minimum_dwell, True
+
+    def expected() -> Expectation:
+        return expectation(
+            data.design,
+            fit.prior.law(posterior, fit.parameters.tail),
+            posterior_chain.expected_log,
+            fit.prior.minimum_dwell,
+            True,
         )
-        posterior = law.updated(moments(data.design, step.states, step.completions, by_run=True))
+
+    step = expected()
+    for _ in range(SWEEPS):
+        posterior = law.updated(moments(data.design, step.states, step.hidden, by_run=True))
         posterior_chain = chain.updated(step.counts)
-    step = expectation(
-        data.design, posterior, posterior_chain.expected_log, fit.prior.minimum_dwell, True
-    )
+        step = expected()
     bound = step.log_normaliser - posterior.divergence(law).sum((-1, -2))
     bound = bound - posterior_chain.divergence(chain)
     if fit.entry is not None and data.entry is not None:
@@ -81,22 +88,34 @@ def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> P
 def _shared(fit: VariationalFit, data: Encoded) -> tuple[NormalInverseGamma, ChainPosterior]:
     """The posterior of the fit, a view of it for every new run."""
     N = len(data.design.lengths)
-    return (
-        NormalInverseGamma(
-            *(part.expand(N, *part.shape[1:]) for part in fit.parameters.regression)
-        ),
-        ChainPosterior(*(part.expand(N, *part.shape[1:]) for part in fit.parameters.chain)),
-    )
+    parameters = fit.parameters
+    regression = parameters.regression
+    if regression.runs is not None:
+        regression = regression.widened(parameters.shrinkage.expected.groups[..., -1])
+    return for_each(regression, N), for_each(parameters.chain, N)
 
 
 def _cavity(fit: VariationalFit, data: Encoded) -> tuple[NormalInverseGamma, ChainPosterior]:
     """For every run of the fit, the posterior given the statistics of the other runs."""
     parameters = fit.parameters
-    _, completions = log_likelihood(data.design, parameters.regression.law)
-    others = Moments(*map(_others, moments(data.design, fit.states, completions, by_run=True)))
-    law = fit.prior.regression.posterior(others, parameters.shrinkage.expected)
+    precisions = parameters.shrinkage.expected
+    law = fit.prior.law(parameters.regression, parameters.tail)
+    _, hidden = log_likelihood(data.design, law)
+    own = moments(data.design, fit.states, hidden, by_run=True)
+    run_precision = precisions.groups[..., -1]
+    if own.first is not None:
+        own = eliminated(own, run_precision)[0]
+    others = Moments(*(_others(part) for part in own[:3]))
+    regression = fit.prior.regression.posterior(others, precisions)
+    if fit.prior.regression.layout.run_effects:
+        regression = regression.widened(run_precision)
     chain = fit.prior.transition.prior_law(parameters.grid)
-    return law, chain.updated(Counts(*(_others(part) for part in fit.counts)))
+    return regression, chain.updated(Counts(*(_others(part) for part in fit.counts)))
+
+
+def for_each(law: Any, runs: int) -> Any:
+    """A view of the law that runs share, (1, ...), for each of them, (N, ...)."""
+    return mapped(lambda part: part.expand(runs, *part.shape[1:]), law)
 
 
 def _others(part: Tensor) -> Tensor:
@@ -111,15 +130,16 @@ def entry_density(entry: Entry, design: Design, *, leave_out: bool = False) -> T
     """
     weights = torch.ones(*design.complete.shape, 1, dtype=torch.float64)
     if leave_out:
-        _, completions = log_likelihood(design, entry.regression.law)
-        others = Moments(*map(_others, moments(design, weights, completions, by_run=True)))
+        _, hidden = log_likelihood(design, entry.regression.law)
+        own = moments(design, weights, hidden, by_run=True)
+        others = Moments(*(_others(part) for part in own[:3]))
         law = entry.prior.posterior(others, entry.shrinkage.expected)
     else:
         size = len(design.lengths)
-        law = NormalInverseGamma(*(part.expand(size, *part.shape[1:]) for part in entry.regression))
-    rows, completions = log_likelihood(design, law.law)
+        law = for_each(entry.regression, size)
+    rows, hidden = log_likelihood(design, law.law)
     posterior = law
     for _ in range(SWEEPS if design.patterns else 1):
-        posterior = law.updated(moments(design, weights, completions, by_run=True))
-        rows, completions = log_likelihood(design, posterior.law)
+        posterior = law.updated(moments(design, weights, hidden, by_run=True))
+        rows, hidden = log_likelihood(design, posterior.law)
     return rows[:, 0, 0] - posterior.divergence(law).sum((-1, -2))

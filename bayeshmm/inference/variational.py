@@ -9,27 +9,41 @@ states and to start the exact sampler.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayeshmm import messages
+from bayeshmm.emissions.conjugate import NormalInverseGamma
 from bayeshmm.emissions.design import Design
-from bayeshmm.emissions.likelihood import Completion, log_likelihood, moments
-from bayeshmm.emissions.regression import NormalInverseGamma, RegressionPrior, Shrinkage
+from bayeshmm.emissions.law import Law
+from bayeshmm.emissions.likelihood import (
+    Completion,
+    Hidden,
+    log_likelihood,
+    moments,
+    weight_moments,
+)
+from bayeshmm.emissions.regression import RegressionPrior, Shrinkage
 from bayeshmm.encoding import Encoded
 from bayeshmm.hmm import Prior
+from bayeshmm.nested import take
 from bayeshmm.transitions import Chain, ChainPosterior, Counts, Grid
 
 
 class Parameters(NamedTuple):
-    """Variational posterior of everything but the paths; leading axes (starts, 1)."""
+    """Variational posterior of everything but the paths; leading axes (starts, 1).
+
+    `tail` has the log probabilities of the degrees of freedom of Student-t noise, (starts, 1,
+    points), or None.
+    """
 
     regression: NormalInverseGamma
     shrinkage: Shrinkage
     chain: ChainPosterior
     grid: Grid
+    tail: Tensor | None = None
 
 
 class Expectation(NamedTuple):
@@ -43,14 +57,14 @@ class Expectation(NamedTuple):
         Probability of each state in each row, (..., N, T, K), zero beyond the end.
     counts
         Summed over runs (n = 1), or per run (n = N).
-    completions
-        Rows with missing responses.
+    hidden
+        Missing responses and weights of the rows.
     """
 
     log_normaliser: Tensor
     states: Tensor
     counts: Counts
-    completions: tuple[Completion, ...]
+    hidden: Hidden
 
 
 @dataclass(frozen=True)
@@ -92,14 +106,9 @@ class VariationalFit:
 
     def relabelled(self, order: Tensor) -> VariationalFit:
         """The same posterior with ``order[i]`` as state i."""
-        law, chain = self.parameters.regression, self.parameters.chain
         parameters = self.parameters._replace(
-            regression=NormalInverseGamma(
-                law.mean[..., order, :, :],
-                law.covariance[..., order, :, :, :],
-                *(part[..., order, :] for part in law[2:]),
-            ),
-            chain=chain.relabelled(order),
+            regression=self.parameters.regression.relabelled(order),
+            chain=self.parameters.chain.relabelled(order),
         )
         counts = Counts(
             self.counts.initial[..., order], self.counts.transition[..., order, :][..., order]
@@ -108,17 +117,15 @@ class VariationalFit:
         return replace(self, parameters=parameters, states=states, counts=counts)
 
 
-def expectation(
-    design: Design, parameters_law: NormalInverseGamma, chain: Chain, dwell: int, by_run: bool
-) -> Expectation:
+def expectation(design: Design, law: Law, chain: Chain, dwell: int, by_run: bool) -> Expectation:
     """E-step: forward-backward on the expected log-likelihood.
 
     Parameters
     ----------
     design
         The rows.
-    parameters_law
-        Posterior of the regressions.
+    law
+        Expectations of the regressions' parameters.
     chain
         Expected logarithms of the chain's parameters.
     dwell
@@ -126,7 +133,7 @@ def expectation(
     by_run
         Whether to keep the transition counts of every run apart.
     """
-    rows, completions = log_likelihood(design, parameters_law.law)
+    rows, hidden = log_likelihood(design, law)
     result = messages.expected_counts(
         chain.initial, chain.transition, rows, lengths=design.lengths, minimum_dwell=dwell
     )
@@ -135,7 +142,7 @@ def expectation(
         counts = Counts(
             result.initial.sum(-2, keepdim=True), result.transition.sum(-3, keepdim=True)
         )
-    return Expectation(result.log_marginal, result.state, counts, completions)
+    return Expectation(result.log_marginal, result.state, counts, hidden)
 
 
 class CoordinateAscent:
@@ -162,10 +169,10 @@ class CoordinateAscent:
             moments(self.design, states, _blank(self.design, states)), ones.expected
         )
         grid = prior.transition.grid(batch)
-        self.parameters = Parameters(law, ones, prior.transition.prior_law(grid), grid)
-        self.expectation = expectation(
-            self.design, law, self.parameters.chain.expected_log, prior.minimum_dwell, False
-        )
+        tail = None if prior.tail is None else prior.tail.law(batch)
+        chain = prior.transition.prior_law(grid)
+        self.parameters = Parameters(law, ones, chain, grid, tail)
+        self.expectation = self._expectation(law.law)
         self.bound = torch.full(batch[:1], -torch.inf, dtype=torch.float64)
         self.sweeps = 0
         self.converged = False
@@ -173,23 +180,31 @@ class CoordinateAscent:
     def sweep(self) -> Tensor:
         """Update everything once; returns the bound of every start, (B,)."""
         self.sweeps += 1
-        prior, last = self.prior, self.expectation
+        prior, last, tail = self.prior, self.expectation, self.parameters.tail
         law = prior.regression.posterior(
-            moments(self.design, last.states, last.completions),
-            self.parameters.shrinkage.expected,
+            moments(self.design, last.states, last.hidden), self.parameters.shrinkage.expected
         )
-        shrinkage = prior.regression.posterior_shrinkage(law.law)
+        expected = law.law
+        shrinkage = prior.regression.posterior_shrinkage(expected)
         chain, grid = prior.transition.update(self.parameters.grid, last.counts)
-        self.parameters = Parameters(law, shrinkage, chain, grid)
-        self.expectation = expectation(
-            self.design, law, chain.expected_log, prior.minimum_dwell, False
-        )
+        if prior.tail is not None:
+            tail = prior.tail.updated(*weight_moments(self.design, last.states, last.hidden))
+        self.parameters = Parameters(law, shrinkage, chain, grid, tail)
+        self.expectation = self._expectation(expected)
         divergence = prior.regression.divergence(law, shrinkage)
         divergence = divergence + prior.transition.divergence(chain, grid)
+        if prior.tail is not None and tail is not None:
+            divergence = divergence + prior.tail.divergence(tail)
         self.bound = self.expectation.log_normaliser.sum(-1) - divergence[:, 0]
         if self.entry is not None:
             self.bound = self.bound + self.entry.bound
         return self.bound
+
+    def _expectation(self, law: Law) -> Expectation:
+        if self.prior.tail is not None and self.parameters.tail is not None:
+            law = law._replace(tail=self.prior.tail.expected(self.parameters.tail))
+        chain = self.parameters.chain.expected_log
+        return expectation(self.design, law, chain, self.prior.minimum_dwell, False)
 
     def run(self, sweeps: int, tolerance: float = 0.0) -> None:
         """Sweep until no bound rises by more than `tolerance` nats, at most `sweeps` times."""
@@ -210,7 +225,7 @@ class CoordinateAscent:
         parameters = take(self.parameters, start)
         by_run = expectation(
             self.design,
-            parameters.regression,
+            self.prior.law(parameters.regression, parameters.tail),
             parameters.chain.expected_log,
             self.prior.minimum_dwell,
             True,
@@ -231,39 +246,33 @@ def fit_entry(prior: RegressionPrior | None, design: Design | None) -> Entry | N
         return None
     weights = torch.ones(*design.complete.shape, 1, dtype=torch.float64)
     shrinkage = Shrinkage(*(torch.ones_like(part) for part in prior.shrinkage((1,))))
-    completions = _blank(design, weights)
+    hidden = _blank(design, weights)
     bound = torch.tensor(-torch.inf, dtype=torch.float64)
     for _ in range(2000):
-        law = prior.posterior(moments(design, weights, completions), shrinkage.expected)
+        law = prior.posterior(moments(design, weights, hidden), shrinkage.expected)
         shrinkage = prior.posterior_shrinkage(law.law)
-        rows, completions = log_likelihood(design, law.law)
+        rows, hidden = log_likelihood(design, law.law)
         before, bound = bound, rows.sum() - prior.divergence(law, shrinkage)[0]
         if bound - before < 1e-10:
             break
     return Entry(prior, law, shrinkage, bound)
 
 
-def take(tree: Any, index: int | Tensor) -> Any:
-    """Index the leading axis of every tensor in nested tuples."""
-    if isinstance(tree, Tensor):
-        return tree[index]
-    parts = [take(part, index) for part in tree]
-    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-
-
-def _blank(design: Design, states: Tensor) -> tuple[Completion, ...]:
-    """Missing responses at zero with unit variance, before anything is known."""
+def _blank(design: Design, states: Tensor) -> Hidden:
+    """Missing responses at zero with unit variance, weights at one, before anything is known."""
     *batch, _, _, K = states.shape
     D = design.layout.metrics
     completions = []
     for pattern in design.patterns:
         response = torch.where(pattern.observed, design.response[pattern.run, pattern.row], 0.0)
+        nothing = torch.zeros(*batch, len(pattern.run), K, dtype=torch.float64)
         missing = torch.diag(pattern.missing.to(torch.float64))
         completions.append(
             Completion(
-                torch.zeros(*batch, len(pattern.run), K, dtype=torch.float64),
+                nothing,
+                nothing,
                 response[:, None, :].expand(*batch, -1, K, D),
                 missing.expand(*batch, 1, K, D, D),
             )
         )
-    return tuple(completions)
+    return Hidden(tuple(completions))

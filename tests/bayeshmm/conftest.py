@@ -3,7 +3,7 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
-from synthetic_runs import change_rows, level_runs, moving_runs
+from synthetic_runs import PLAIN, change_rows, level_runs, moving_runs
 
 import bayeshmm as bh
 
@@ -54,7 +54,7 @@ def comparison(short):
     return bh.compare(
         short,
         range(1, 4),
-        ["autoregressive", bh.Gaussian("diagonal")],
+        ["autoregressive", bh.Gaussian(covariance="diagonal", **PLAIN)],
         minimum_dwell=4,
         restarts=3,
         draws=200,
@@ -76,4 +76,5 @@ def levels():
 @pytest.fixture(scope="session")
 def level_posterior(levels):
     """Two Gaussian phases of `levels`."""
-    return bh.fit(levels[0], 2, emission="gaussian", restarts=3, draws=400, progress=False)
+    emission = bh.Gaussian(**PLAIN)
+    return bh.fit(levels[0], 2, emission=emission, restarts=3, draws=400, progress=False)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
-from synthetic_runs import QUICK
+from synthetic_runs import PLAIN, QUICK
 
 import bayeshmm as bh
 from bayeshmm import plots
@@ -16,7 +16,7 @@ COLUMNS = [
     *("agreement", "smallest_share", "edge"),
 ]
 SETTINGS = {"minimum_dwell": 4, "restarts": 2, "draws": 40, "progress": False}
-DIAGONAL = "Gaussian(covariance='diagonal')"
+DIAGONAL = "Gaussian(covariance='diagonal', noise='normal', run_effects=False)"
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ class TestTable:
 
     def test_elbo_and_bic_of_one_gaussian_phase(self, levels):
         runs, _ = levels
-        table = bh.compare(runs, [1], bh.Gaussian("diagonal"), **SETTINGS).table
+        table = bh.compare(runs, [1], bh.Gaussian(covariance="diagonal", **PLAIN), **SETTINGS).table
         rows = runs.values.reshape(-1, 2)
         likelihood = norm(rows.mean(0), rows.std(0)).logpdf(rows).sum()
         bic = -2 * likelihood + 4 * np.log(len(rows))

@@ -36,11 +36,14 @@ def traced(model, runs, **settings):
     return {
         name: site
         for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not poutine.util.site_is_subsample(site)
+        if site["type"] == "sample"
+        and not poutine.util.site_is_subsample(site)
+        and not site["infer"].get("_deterministic")
     }
 
 
 REGRESSION = ["shrinkage", "scale", "variance", "coefficient"]
+ROWS = ["degrees", "run_effect", "log_marginal"]
 CHAIN = ["initial", "exit_mean", "exit_concentration", "jump_concentration", "exit", "jump"]
 
 
@@ -48,9 +51,10 @@ class TestSites:
     @pytest.mark.parametrize(
         ("hmm", "groups", "regressors", "entry"),
         [
-            (bh.HMM(3, "gaussian"), 1, 1 + 1, False),
-            (bh.HMM(3, bh.Gaussian("diagonal")), 1, 1, False),
-            (bh.HMM(3, bh.Autoregressive(lags=2, half_lives=(5.0,))), 4, 4 + 1, True),
+            (bh.HMM(3, "gaussian"), 1 + 1, 1 + 1, False),
+            (bh.HMM(3, bh.Gaussian(covariance="diagonal")), 1 + 1, 1, False),
+            (bh.HMM(3, bh.Autoregressive(lags=2, half_lives=(5.0,))), 4 + 1, 4 + 1, True),
+            (bh.HMM(3, bh.Autoregressive(lags=2, coupling="full")), 5 + 1, 5 + 1, True),
         ],
     )
     def test_names_and_shapes(self, tiny, hmm, groups, regressors, entry):
@@ -59,18 +63,23 @@ class TestSites:
             **{"initial": (3,), "exit": (3, 2), "jump": (3, 2)},
             **dict.fromkeys(("exit_mean", "exit_concentration", "jump_concentration"), ()),
             **{"scale": (2,), "variance": (3, 2), "coefficient": (3, 2, regressors)},
+            **{"degrees": (), "run_effect": (2, 3, 2)},
         }
         shapes["shrinkage"] = (groups,)
         for name, shape in shapes.items():
             assert tuple(sites[name]["value"].shape) == shape
         prefixed = [f"entry_{name}" for name in REGRESSION] if entry else []
-        assert set(sites) == {*CHAIN, *REGRESSION, *prefixed, "log_marginal"}
+        assert set(sites) == {*CHAIN, *REGRESSION, *ROWS, *prefixed}
+
+    def test_normal_noise_and_alike_runs_need_fewer_sites(self, tiny):
+        sites = traced(bh.HMM(3, bh.Gaussian(noise="normal", run_effects=False)), tiny)
+        assert set(sites) == {*CHAIN, *REGRESSION, "log_marginal"}
 
     @pytest.mark.parametrize("states", [1, 2])
     def test_few_states_need_fewer_sites(self, tiny, states):
         sites = set(traced(bh.HMM(states, "gaussian"), tiny))
         chain = ["initial"] if states == 1 else [name for name in CHAIN if name != "jump"]
-        assert sites == {*chain, *REGRESSION, "log_marginal"}
+        assert sites == {*chain, *REGRESSION, *ROWS}
 
     @pytest.mark.parametrize("states", [1, 2, 3])
     @pytest.mark.parametrize("emission", ["gaussian", "autoregressive"])
@@ -112,6 +121,8 @@ def test_the_model_has_the_density_that_the_library_computes(tiny):
         "jump": off_diagonal / leave,
         "variance": 1 / law.precision[7, 0],
         "coefficient": law.coefficients[7, 0],
+        "degrees": law.tail.degrees[7, 0],
+        "run_effect": law.effects.mean[7],
     }
     hmm = bh.HMM(3, "gaussian", minimum_dwell=4)
     site = traced(poutine.condition(hmm, data=held), tiny)["log_marginal"]

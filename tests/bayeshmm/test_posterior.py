@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import multivariate_normal
-from synthetic_runs import EVERY, QUICK, change_rows, changed, level_runs
+from scipy.stats import multivariate_normal, multivariate_t
+from scipy.stats import t as student_t
+from synthetic_runs import EVERY, PLAIN, QUICK, change_rows, changed, level_runs
 
 import bayeshmm as bh
 from bayeshmm import messages, phases
@@ -158,7 +159,7 @@ class TestTables:
         entries = posterior.entry_times(runs=unseen).set_index(["state", "run"])
         for k in (1, 2):
             found = entries.loc[f"phase {k}"]
-            assert (np.abs(found["median"] - truth[:, k - 1]) <= 4 * EVERY).all()
+            assert (np.abs(found["median"] - truth[:, k - 1]) <= 6 * EVERY).all()
         changes = posterior.transition_times(runs=unseen)
         assert set(changes["run"]) == set(unseen.names)
         pd.testing.assert_frame_equal(changes, posterior.transition_times(runs=unseen))
@@ -231,6 +232,9 @@ class TestInferenceData:
             "coefficient": ("state", "metric", "regressor"),
             "contrast": ("state", "metric", "metric_to"),
             "covariance": ("state", "metric", "metric_to"),
+            "run_effect": ("run", "state", "metric"),
+            "degrees": (),
+            "shrinkage": ("kind",),
             "path": ("run", "time"),
         }
         assert idata.log_likelihood["log_lik"].dims == ("chain", "draw", "run")
@@ -311,16 +315,19 @@ class TestInferenceData:
         assert set(np.unique(draws["path"])) == {-1, 0}
 
 
-def gaussian_log_densities(draws, values):
+def level_log_densities(draws, values):
     """Log density of every row under every state, from one draw's parameters in data units."""
     density = np.zeros((*values.shape[:2], draws.sizes["state"]))
-    for k in range(draws.sizes["state"]):
-        law = multivariate_normal(draws["mean"][k], draws["covariance"][k])
-        for n, t in np.ndindex(values.shape[:2]):
+    degrees = draws["degrees"].item() if "degrees" in draws else np.inf
+    for n, k in np.ndindex(len(values), draws.sizes["state"]):
+        mean, shape = draws["mean"][k].to_numpy(), draws["covariance"][k].to_numpy()
+        if "run_effect" in draws:
+            mean = mean + draws["run_effect"][n, k].to_numpy()
+        for t in range(values.shape[1]):
             seen = ~np.isnan(values[n, t])
             if seen.any():
-                part = multivariate_normal(law.mean[seen], law.cov[np.ix_(seen, seen)])
-                density[n, t, k] = part.logpdf(values[n, t, seen])
+                law = multivariate_t(mean[seen], shape[np.ix_(seen, seen)], degrees)
+                density[n, t, k] = law.logpdf(values[n, t, seen])
     return density
 
 
@@ -346,7 +353,7 @@ class TestRunLikelihoods:
 
     def test_levels(self, level_posterior):
         values = level_posterior.runs.values
-        self.check(level_posterior, lambda draw: gaussian_log_densities(draw, values))
+        self.check(level_posterior, lambda draw: level_log_densities(draw, values))
 
     def test_levels_of_logarithms_with_missing_values(self, levels):
         """Parameters are those of log(x + floor); densities those of x."""
@@ -359,12 +366,12 @@ class TestRunLikelihoods:
         logged[:, :, 1] = np.log(logged[:, :, 1] + 0.2)
 
         def density(draw):
-            return gaussian_log_densities(draw, logged) - logged[:, :, 1, None]
+            return level_log_densities(draw, logged) - logged[:, :, 1, None]
 
         self.check(posterior, density)
 
     def test_laws_of_motion(self, short):
-        """One metric and one lag: the increment is Gaussian around a line in the level."""
+        """One metric and one lag: the increment is Student-t around a line in the level."""
         runs = short.select("m0")
         posterior = bh.fit(runs, 2, emission=bh.Autoregressive(lags=1), **QUICK)
         values = runs.values[:, :, 0]
@@ -380,8 +387,9 @@ class TestRunLikelihoods:
             intercept, slope = draw["coefficient"].to_numpy()[:, 0].T
             expected = unit * (intercept + slope * regressor[:, :, None] / size)
             deviation = np.sqrt(draw["covariance"].to_numpy()[:, 0, 0])
-            residual = (increment[:, :, None] - expected) / deviation
-            rows = -0.5 * residual**2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)
+            expected = expected + draw["run_effect"].to_numpy()[:, None, :, 0]
+            residual = increment[:, :, None] - expected
+            rows = student_t.logpdf(residual, draw["degrees"].item(), scale=deviation)
             start = (values[:, 0] - mean) / sd
             centre = float(entry.coefficients.squeeze())
             noise = (start - centre) ** 2 + float(entry.covariance.squeeze()) / float(
@@ -446,22 +454,37 @@ class TestLogDensity:
         np.testing.assert_allclose(shift, -np.nansum(logged.values[:, :, 0], axis=1), rtol=1e-7)
 
     @pytest.mark.parametrize("log", [(), {"m0": 0.5}])
-    @pytest.mark.parametrize("states", [1, 2])
-    def test_it_is_a_density(self, levels, states, log):
+    @pytest.mark.parametrize(
+        ("emission", "states", "least"),
+        [
+            (bh.Gaussian(**PLAIN), 1, 1 - 2e-3),
+            (bh.Gaussian(**PLAIN), 2, 0.9),
+            ("gaussian", 1, 0.9),
+            ("gaussian", 2, 0.9),
+        ],
+    )
+    def test_it_is_a_density(self, levels, emission, states, least, log):
         """Runs of one row: the predictive density integrates to 1, a bound of it to less."""
         runs = changed(levels[0].select("m0"), m0=lambda rows: np.exp(rows["m0"] / 4))
-        posterior = bh.fit(runs.select("m0"), states, emission="gaussian", log=log, **QUICK)
+        posterior = bh.fit(runs.select("m0"), states, emission=emission, log=log, **QUICK)
         low = -0.5 + 1e-4 if log else -40.0
         grid = np.concatenate([np.linspace(low, 20, 3000), np.geomspace(20.01, 1e4, 500)])
         rows = pd.DataFrame({"run": range(len(grid)), "step": 0, "m0": grid})
         density = np.exp(posterior.log_density(bh.Runs.from_dataframe(rows, metrics=["m0"])))
         total = np.trapezoid(density, grid)
         assert total < 1 + 2e-3
-        assert total > (1 - 2e-3 if states == 1 else 0.9)
+        assert total > least
 
-    @pytest.mark.parametrize("states", [1, 2])
-    def test_a_row_given_the_row_before_it_has_a_density(self, short, states):
-        posterior = bh.fit(short.select("m0"), states, **QUICK)
+    @pytest.mark.parametrize(
+        ("emission", "states", "least"),
+        [
+            (bh.Autoregressive(**PLAIN), 1, 1 - 2e-3),
+            (bh.Autoregressive(**PLAIN), 2, 0.9),
+            ("autoregressive", 2, 0.9),
+        ],
+    )
+    def test_a_row_given_the_row_before_it_has_a_density(self, short, emission, states, least):
+        posterior = bh.fit(short.select("m0"), states, emission=emission, **QUICK)
         grid = np.linspace(-30, 50, 4001)
         rows = pd.DataFrame({"run": np.repeat(np.arange(len(grid)), 2), "m0": 9.5})
         rows["step"] = np.tile([0, EVERY], len(grid))
@@ -471,14 +494,14 @@ class TestLogDensity:
         first = alone.log_density(bh.Runs.from_dataframe(rows[:1], metrics=["m0"]))
         total = np.trapezoid(np.exp(both - first.item()), grid)
         assert total < 1 + 2e-3
-        assert total > (1 - 2e-3 if states == 1 else 0.9)
+        assert total > least
 
     def test_one_gaussian_phase_predicts_as_its_law_does(self):
         """With 320 rows seen, the predictive density of 40 rows is nearly that of the true law."""
         runs = level_runs([[]] * 8, [40] * 8, [[3.0, -1.0]], [[[1.0, 0.5], [0.5, 2.0]]], seed=0)
         new = level_runs([[]] * 5, [40] * 5, [[3.0, -1.0]], [[[1.0, 0.5], [0.5, 2.0]]], seed=1)
         new = changed(new, run=lambda rows: "new-" + rows["run"])
-        found = bh.fit(runs, 1, emission="gaussian", **QUICK).log_density(new)
+        found = bh.fit(runs, 1, emission=bh.Gaussian(**PLAIN), **QUICK).log_density(new)
         law = multivariate_normal([3.0, -1.0], [[1.0, 0.5], [0.5, 2.0]])
         np.testing.assert_allclose(found, law.logpdf(new.values).sum(1), atol=2.0)
 

@@ -85,7 +85,7 @@ class TestRoundTrip:
         ("emission", "settings"),
         [
             (bh.Autoregressive(lags=2, half_lives=(3, 10.5), covariance="diagonal"), {}),
-            (bh.Gaussian("diagonal"), {"log": {"m0": 0.123456789012345}}),
+            (bh.Gaussian(covariance="diagonal"), {"log": {"m0": 0.123456789012345}}),
             ("gaussian", {"transition": bh.Dirichlet(expected_dwell=1 / 3 + 100)}),
         ],
     )

@@ -75,5 +75,8 @@ def changed(runs: Runs, **columns) -> Runs:
     return Runs.from_dataframe(runs.to_dataframe().assign(**columns))
 
 
+PLAIN = {"noise": "normal", "run_effects": False}
+"""Settings of a family whose rows are Gaussian under the same parameters in every run."""
+
 QUICK = {"inference": "vi", "restarts": 2, "draws": 40, "minimum_dwell": 4, "progress": False}
 """Settings of a fit that takes a moment; its draws come from the mode alone."""

@@ -1,172 +1,313 @@
-"""The fast row densities and moments against loops, and against the Gaussian that they mean."""
+"""The fast row densities and moments against loops, and against the laws that they mean."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from small_designs import active, by_equation, columns, design_of, random_law, random_values
-from torch.distributions import MultivariateNormal
+from scipy.stats import multivariate_normal, multivariate_t
+from small_designs import (
+    by_equation,
+    design_of,
+    name,
+    random_law,
+    random_values,
+    row,
+    values_only,
+    variants,
+)
 
 from bayeshmm.emissions import Autoregressive, Gaussian, quadratic
-from bayeshmm.emissions.likelihood import Law, log_likelihood, moments
+from bayeshmm.emissions.law import Effects, Law
+from bayeshmm.emissions.likelihood import log_likelihood, moments, weight_moments
+from bayeshmm.emissions.tails import StudentT
+from bayeshmm.nested import take
 
-FAMILIES = [
-    Gaussian(),
-    Gaussian(covariance="diagonal"),
-    Autoregressive(lags=3, half_lives=(2.0,)),
-    Autoregressive(lags=1, covariance="diagonal"),
-]
+LENGTHS = [9, 7, 4]
+N, T, D, K = 3, 9, 3, 2
+DEGREES = 3.5
+GAPS = [0.0, 0.3]
 
 
-def joint_gaussian(design, law, n, t, k):
-    """Mean and covariance of a row: T^-1 C x and T^-1 S T^-T."""
-    D, P = design.layout.metrics, design.layout.past
-    coefficients = law.coefficients[0, k]
-    T = torch.eye(D, dtype=torch.float64)
+def small(family, missing, resolution=0.2):
+    """Three short runs, one row of the second without any response."""
+    values = random_values(N, T, D, seed=3, missing=missing)
+    values[1, 4] = np.nan
+    return design_of(values, family, LENGTHS, resolution)
+
+
+def law_of(design, family, seed=0, **settings):
+    degrees = DEGREES if family.noise == "student-t" else None
+    return random_law(design.layout, K, seed=seed, degrees=degrees, **settings)
+
+
+def each_row(design):
+    """Places of the rows with a response."""
+    return design.observed.any(-1).nonzero().tolist()
+
+
+@pytest.mark.parametrize("family", variants(), ids=name)
+@pytest.mark.parametrize("missing", GAPS)
+@pytest.mark.parametrize("known", [False, True])
+def test_rows_are_what_their_definition_says(family, missing, known):
+    design = small(family, missing)
+    assert (len(design.patterns) > 2) == (missing > 0)
+    law = law_of(design, family, batch=(2, 1), runs=N)
+    law = values_only(law) if known else law
+    compare(design, law, 1)
+
+
+@pytest.mark.parametrize("family", variants(run_effects=(False,)), ids=name)
+@pytest.mark.parametrize("missing", GAPS)
+@pytest.mark.parametrize("known", [False, True])
+def test_every_run_may_have_its_own_law(family, missing, known):
+    design = small(family, missing)
+    law = law_of(design, family, batch=(2, N))
+    law = values_only(law) if known else law
+    compare(design, law, 1)
+
+
+def compare(design, law, which):
+    """Row for row, one of a batch of laws; also what is hidden of each row."""
+    rows, hidden = log_likelihood(design, law)
+    assert rows.shape == (2, N, T, K)
+    completions, scale, log_scale = take(hidden, which)
+    one, law = rows[which], take(law, which)
+    assert (one[~design.observed.any(-1)] == 0).all()
+    filled = {
+        (n, t): (completion, i)
+        for pattern, completion in zip(design.patterns, completions, strict=True)
+        for i, (n, t) in enumerate(zip(pattern.run.tolist(), pattern.row.tolist(), strict=True))
+    }
+    for n, t in each_row(design):
+        for k in range(K):
+            expected = row(design, law, n, t, k)
+            assert one[n, t, k].item() == pytest.approx(expected.log_likelihood, rel=1e-9)
+            if (n, t) in filled:
+                completion, i = filled[n, t]
+                torch.testing.assert_close(completion.response[i, k], expected.response)
+                part = n if law.coefficients.shape[-4] > 1 else 0
+                torch.testing.assert_close(completion.covariance[part, k], expected.covariance)
+            if law.tail is not None:
+                shape = 0.5 * (DEGREES + int(design.observed[n, t].sum()))
+                rate = 0.5 * (DEGREES + expected.distance)
+                assert scale[n, t, k].item() == pytest.approx(shape / rate, rel=1e-9)
+                logarithm = math.log(rate)
+                digamma = torch.digamma(torch.tensor(shape, dtype=torch.float64)).item()
+                assert log_scale[n, t, k].item() == pytest.approx(digamma - logarithm, rel=1e-9)
+
+
+def reduced_form(design, law, n, t, k):
+    """Location and scale matrix of a row: T^-1 (C x + effect) and T^-1 S T^-T."""
+    past = design.layout.past
+    place = (n if law.coefficients.shape[-4] > 1 else 0, k)
+    coefficients = law.coefficients[place].numpy()
+    matrix = np.eye(D)
     if design.layout.full:
         for j in range(D):
-            T[j, :j] -= coefficients[j, P : P + j]
-    drift = (coefficients[:, :P] * design.past[n, t]).sum(-1)
-    inverse = torch.linalg.inv(T)
-    return inverse @ drift, inverse @ torch.diag(1 / law.precision[0, k]) @ inverse.T
+            matrix[j, :j] -= coefficients[j, past : past + j]
+    drift = (coefficients[:, :past] * design.past[n, t].numpy()).sum(-1)
+    if law.effects is not None:
+        drift = drift + law.effects.mean[n, k].numpy()
+    inverse = np.linalg.inv(matrix)
+    return inverse @ drift, inverse @ np.diag(1 / law.precision[place].numpy()) @ inverse.T
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=repr)
-@pytest.mark.parametrize("per_run", [False, True])
-def test_expected_log_likelihood_equals_loops(family, per_run):
-    design = design_of(random_values(), family, lengths=[12, 9, 5], resolution=0.2)
-    law = random_law(design.layout, 2, batch=(3,) if per_run else (4, 1))
-    rows, _ = log_likelihood(design, law)
-    assert rows.shape == ((3, 12, 2) if per_run else (4, 3, 12, 2))
-    first = 1 if family.dynamic else 0
-    for n, length in enumerate([12, 9, 5]):
-        assert (rows[..., n, length:, :] == 0).all()
-        for t in range(first, length):
-            for k in range(2):
-                total = 0.0
-                for j in range(3):
-                    x = columns(design, n, t, j)
-                    part = (n,) if per_run else (1, 0)
-                    b = active(design.layout, law.coefficients[(*part, k, j)], j)
-                    V = active(design.layout, law.covariance[(*part, k, j)], j)
-                    squared = (design.response[n, t, j] - b @ x) ** 2 + design.rounding[j]
-                    expected = law.precision[(*part, k, j)] * squared + x @ V @ x
-                    total -= 0.5 * (
-                        math.log(2 * math.pi) + law.log_variance[(*part, k, j)] + expected
-                    )
-                got = rows[n, t, k] if per_run else rows[1, n, t, k]
-                assert got.item() == pytest.approx(total.item(), rel=1e-11)
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=repr)
-def test_rows_with_missing_metrics_have_the_marginal_density(family):
-    design = design_of(random_values(missing=0.3, seed=3), family)
-    assert len(design.patterns) > 2
-    law = random_law(design.layout, 2)._replace(covariance=None)
-    rows, completions = log_likelihood(design, law)
-    for pattern, completion in zip(design.patterns, completions, strict=True):
-        seen = pattern.observed
+@pytest.mark.parametrize("family", variants(), ids=name)
+@pytest.mark.parametrize("missing", GAPS)
+@pytest.mark.parametrize("by_run", [False, True])
+def test_rows_have_the_marginals_of_one_multivariate_law(family, missing, by_run):
+    """Normal or t, whatever is missing: its location and scale are those of the reduced form."""
+    design = small(family, missing, resolution=0.0)
+    law = values_only(law_of(design, family, runs=N))
+    rows, hidden = log_likelihood(design, law.by_run() if by_run else law)
+    for n, t in each_row(design):
+        seen = design.observed[n, t].numpy()
+        for k in range(K):
+            location, scale = reduced_form(design, law, n, t, k)
+            z, location, scale = design.response[n, t].numpy(), location[seen], scale[seen][:, seen]
+            if law.tail is None:
+                expected = multivariate_normal(location, scale).logpdf(z[seen])
+            else:
+                expected = multivariate_t(location, scale, DEGREES).logpdf(z[seen])
+            assert rows[n, t, k].item() == pytest.approx(expected, rel=1e-10)
+    for pattern, completion in zip(design.patterns, hidden.completions, strict=True):
+        seen, gaps = pattern.observed.numpy(), pattern.missing.numpy()
         for i, (n, t) in enumerate(zip(pattern.run.tolist(), pattern.row.tolist(), strict=True)):
-            for k in range(2):
-                mean, covariance = joint_gaussian(design, law, n, t, k)
-                z = design.response[n, t, seen]
-                marginal = MultivariateNormal(mean[seen], covariance[seen][:, seen])
-                assert rows[n, t, k].item() == pytest.approx(marginal.log_prob(z).item(), rel=1e-10)
-                gain = covariance[:, seen] @ torch.linalg.inv(covariance[seen][:, seen])
-                guess = mean + gain @ (z - mean[seen])
-                missing = pattern.missing
-                torch.testing.assert_close(completion.response[i, k][missing], guess[missing])
-                left = covariance - gain @ covariance[seen]
-                torch.testing.assert_close(
-                    completion.covariance[0, k][missing][:, missing], left[missing][:, missing]
-                )
+            location, scale = reduced_form(design, law, n, t, 0)
+            gain = scale[:, seen] @ np.linalg.inv(scale[seen][:, seen])
+            guess = location + gain @ (design.response[n, t].numpy() - location)[seen]
+            left = scale - gain @ scale[seen]
+            np.testing.assert_allclose(completion.response[i, 0, gaps], guess[gaps], rtol=1e-9)
+            covariance = completion.covariance[n if by_run and law.effects else 0, 0]
+            np.testing.assert_allclose(
+                covariance[gaps][:, gaps], left[gaps][:, gaps], rtol=1e-9, atol=1e-12
+            )
 
 
-def test_rows_without_any_response_are_skipped():
-    values = random_values()
-    values[1, 4] = np.nan
-    design = design_of(values, Gaussian())
-    rows, _ = log_likelihood(design, random_law(design.layout, 2))
+@pytest.mark.parametrize("family", [Gaussian(), Autoregressive(coupling="full")], ids=name)
+def test_rows_without_any_response_are_skipped(family):
+    design = small(family, 0.0)
+    law = law_of(design, family, runs=N)
+    rows, hidden = log_likelihood(design, law)
     assert (rows[1, 4] == 0).all()
     assert (rows[1, 3] != 0).all()
+    states = torch.ones(N, T, K, dtype=torch.float64)
+    altered = states.clone()
+    altered[1, 4] = 7.0
+    for one, other in zip(
+        moments(design, states, hidden), moments(design, altered, hidden), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=repr)
-@pytest.mark.parametrize("missing", [0.0, 0.3])
+@pytest.mark.parametrize("family", variants(), ids=name)
+@pytest.mark.parametrize("missing", GAPS)
 @pytest.mark.parametrize("by_run", [False, True])
 def test_moments_equal_loops(family, missing, by_run):
-    design = design_of(random_values(missing=missing, seed=5), family, resolution=0.1)
+    design = small(family, missing)
     layout = design.layout
-    law = random_law(layout, 2, batch=(3,) if by_run else (1,))
-    _, completions = log_likelihood(design, law)
-    weights = torch.rand(3, 12, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    statistics = moments(design, weights, completions, by_run=by_run)
-    total, counts, rounding = by_equation(statistics, layout)
-    expected = torch.zeros_like(total)
-    expected_counts, expected_rounding = torch.zeros_like(counts), torch.zeros_like(counts)
-    rows = [(n, t, torch.ones(3, dtype=torch.bool), None, 0) for n, t in design.complete.nonzero()]
-    for pattern, completion in zip(design.patterns, completions, strict=True):
-        rows += [
-            (n, t, pattern, completion, i)
-            for i, (n, t) in enumerate(zip(pattern.run, pattern.row, strict=True))
-        ]
-    for n, t, pattern, completion, i in rows:
-        for k in range(2):
-            place = (n if by_run else 0, k)
-            z = design.response[n, t] if completion is None else completion.response[i, k]
-            spread = torch.zeros(3, 3, dtype=torch.float64)
-            if completion is not None:
-                spread = completion.covariance[place]
-            for j in range(3):
-                if completion is not None and not pattern.used[j]:
+    law = law_of(design, family, batch=(1,) if layout.run_effects or not by_run else (N,), runs=N)
+    _, hidden = log_likelihood(design, law)
+    generator = torch.Generator().manual_seed(1)
+    states = torch.rand(N, T, K, generator=generator, dtype=torch.float64)
+    total, counts, rounding, first = by_equation(
+        moments(design, states, hidden, by_run=by_run), layout
+    )
+    expected, expected_counts = torch.zeros_like(total), torch.zeros_like(counts)
+    expected_rounding = torch.zeros_like(counts)
+    expected_first = torch.zeros(N, K, D, layout.regressors + 1, dtype=torch.float64)
+    for n, t in each_row(design):
+        for k in range(K):
+            what = row(design, law, n, t, k)
+            w = states[n, t, k]
+            wu = w if hidden.scale is None else w * hidden.scale[n, t, k]
+            for j in range(D):
+                if not (design.observed[n, t, j] or (layout.full and what.response[j] != 0)):
                     continue
-                columns_of = [*range(layout.past), *range(layout.past, layout.regressors)]
-                u = torch.zeros(layout.regressors + 1, dtype=torch.float64)
-                u[: layout.past] = design.past[n, t, j]
-                C = torch.zeros(len(columns_of) + 1, 3, dtype=torch.float64)
+                pick = torch.zeros(layout.regressors + 1, D, dtype=torch.float64)
                 if layout.full:
-                    for i2 in range(j):
-                        C[layout.past + i2, i2] = 1
-                C[-1, j] = 1
-                u = u + C @ z
-                outer = torch.outer(u, u) + C @ spread @ C.T
-                if completion is None or pattern.observed[j]:
-                    expected_rounding[(*place, j)] += weights[n, t, k] * design.rounding[j]
-                expected[(*place, j)] += weights[n, t, k] * outer
-                expected_counts[(*place, j)] += weights[n, t, k]
+                    pick[layout.past : layout.past + j, :j] = torch.eye(j, dtype=torch.float64)
+                pick[-1, j] = 1.0
+                u = pick @ what.response
+                u[: layout.past] = design.past[n, t, j]
+                place = (n if by_run else 0, k, j)
+                expected[place] += wu * torch.outer(u, u) + w * pick @ what.covariance @ pick.T
+                expected_counts[place] += w
+                expected_rounding[place] += wu * design.rounding[j] * design.observed[n, t, j]
+                expected_first[n, k, j] += wu * u
     torch.testing.assert_close(total, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(counts, expected_counts)
     torch.testing.assert_close(rounding, expected_rounding)
+    assert (first is not None) == layout.run_effects
+    if first is not None:
+        torch.testing.assert_close(first, expected_first, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=repr)
-@pytest.mark.parametrize("batch", [(2, 1), (2,)], ids=["shared", "per run"])
+def test_weights_count_the_rows_that_have_one():
+    family = Gaussian()
+    design = small(family, 0.3)
+    _, hidden = log_likelihood(design, law_of(design, family, runs=N))
+    states = torch.rand(N, T, K, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rows, total = weight_moments(design, states, hidden)
+    places = each_row(design)
+    assert int(rows) == len(places) < sum(LENGTHS)
+    expected = sum(
+        states[n, t, k] * (hidden.log_scale[n, t, k] - hidden.scale[n, t, k])
+        for n, t in places
+        for k in range(K)
+    )
+    assert total.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        *variants(("diagonal",), ("student-t",)),
+        Gaussian(noise="normal", run_effects=False),
+        Autoregressive(lags=2),
+    ],
+    ids=name,
+)
 @pytest.mark.parametrize("rounding", [0.0, math.inf], ids=["residuals", "products"])
-def test_gradients_of_both_orders(family, batch, rounding, monkeypatch):
+def test_gradients_of_both_orders(family, rounding, monkeypatch):
+    """Of the densities that a user's own inference differentiates: parameters are values."""
     monkeypatch.setattr(quadratic, "ROUNDING", rounding)
-    design = design_of(random_values(runs=2, rows=5, missing=0.1, seed=2), family, [5, 4], 0.2)
-    law = random_law(design.layout, 2, batch=batch)
+    values = random_values(2, 4, 2, seed=4)
+    values[0, 2, 0] = values[1, 1, 1] = np.nan
+    design = design_of(values, family, [4, 3], 0.2)
+    law = values_only(law_of(design, family, batch=(2, 1), runs=2)).by_run()
+    inputs = [law.coefficients, law.precision, law.log_variance]
+    if law.tail is not None:
+        inputs.append(law.tail.degrees)
 
-    def rows(coefficients, precision, log_variance):
-        return log_likelihood(design, Law(coefficients, precision, log_variance))[0]
+    def rows(coefficients, precision, log_variance, *degrees):
+        tail = StudentT.value(*degrees) if degrees else None
+        return log_likelihood(design, Law(coefficients, precision, log_variance, tail=tail))[0]
 
-    inputs = [part.clone().requires_grad_() for part in law[:3]]
+    inputs = [part.clone().requires_grad_() for part in inputs]
     assert torch.autograd.gradcheck(rows, inputs, fast_mode=True)
     weights = torch.randn(rows(*inputs).shape, generator=torch.Generator().manual_seed(0))
     weights = weights.double().requires_grad_()
     assert torch.autograd.gradgradcheck(rows, inputs, [weights], fast_mode=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=repr)
-@pytest.mark.parametrize("batch", [(5, 1), (3,)], ids=["shared", "per run"])
-def test_residuals_and_products_say_the_same(family, batch, monkeypatch):
+@pytest.mark.parametrize("family", variants(), ids=name)
+@pytest.mark.parametrize("known", [False, True])
+def test_residuals_and_products_say_the_same(family, known, monkeypatch):
     """Also where residuals are formed in many small blocks."""
     design = design_of(random_values(rows=90), family, [90, 90, 70], 0.2)
-    law = random_law(design.layout, 2, batch=batch)
-    monkeypatch.setattr(quadratic, "ROUNDING", math.inf)
-    products, _ = log_likelihood(design, law)
-    monkeypatch.setattr(quadratic, "ROUNDING", 0.0)
-    monkeypatch.setattr(quadratic, "BLOCK", 1)
-    residuals, _ = log_likelihood(design, law)
-    torch.testing.assert_close(products, residuals, rtol=1e-11, atol=1e-11)
+    laws = [law_of(design, family, batch=(5, 1), runs=3)]
+    if not family.run_effects:
+        laws.append(law_of(design, family, batch=(3,)))
+    for law in [values_only(law) if known else law for law in laws]:
+        monkeypatch.setattr(quadratic, "ROUNDING", math.inf)
+        products, _ = log_likelihood(design, law)
+        monkeypatch.setattr(quadratic, "ROUNDING", 0.0)
+        monkeypatch.setattr(quadratic, "BLOCK", 1)
+        residuals, _ = log_likelihood(design, law)
+        torch.testing.assert_close(products, residuals, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", variants(run_effects=(True,)), ids=name)
+@pytest.mark.parametrize("missing", GAPS)
+class TestRunEffects:
+    """`Law.by_run` and `Law.of_runs`: the same law for the same rows."""
+
+    def laws(self, family, missing):
+        design = small(family, missing)
+        return design, values_only(law_of(design, family, batch=(4, 1), runs=N))
+
+    def test_as_part_of_each_runs_own_constant(self, family, missing):
+        design, law = self.laws(family, missing)
+        own = law.by_run()
+        assert own.effects is None
+        assert own.coefficients.shape == (4, N, K, D, design.layout.regressors)
+        torch.testing.assert_close(
+            log_likelihood(design, own)[0], log_likelihood(design, law)[0], rtol=1e-9, atol=1e-9
+        )
+        torch.testing.assert_close(
+            own.coefficients[..., 1:],
+            law.coefficients[..., 1:].expand(own.coefficients[..., 1:].shape),
+        )
+
+    def test_of_some_runs(self, family, missing):
+        design, law = self.laws(family, missing)
+        some = torch.tensor([2, 0])
+        whole, _ = log_likelihood(design, law)
+        part, _ = log_likelihood(design.take(some), law.of_runs(some))
+        torch.testing.assert_close(part, whole[:, some], rtol=1e-9, atol=1e-9)
+
+    def test_nothing_to_do_without_effects(self, family, missing):
+        _, law = self.laws(family, missing)
+        alike = law._replace(effects=None)
+        assert alike.by_run() is alike
+        assert alike.of_runs(torch.tensor([1])) is alike
+
+    def test_an_effect_of_zero_is_none(self, family, missing):
+        design, law = self.laws(family, missing)
+        nothing = law._replace(effects=Effects(torch.zeros_like(law.effects.mean)))
+        alike, _ = log_likelihood(design, law._replace(effects=None))
+        torch.testing.assert_close(
+            log_likelihood(design, nothing)[0], alike, rtol=1e-10, atol=1e-10
+        )
