@@ -68,7 +68,8 @@ def fit(
         run where that is less.
     inference
         ``"auto"`` and ``"gibbs"``: exact draws. ``"vi"``: draws of the variational posterior
-        itself, whose intervals are too narrow.
+        itself, whose intervals are too narrow: nominal 90 % ones hold about 84 % of entry times,
+        72 % of transition probabilities and 23 % of degrees of freedom.
     restarts
         Number of starts.
     draws

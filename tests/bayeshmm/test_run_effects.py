@@ -6,8 +6,9 @@ import pytest
 from synthetic_runs import change_rows, phase_of_rows, tidy
 
 import bayeshmm as bh
+from bayeshmm.comparison import choose
 
-PHASES, RUNS, ROWS, METRICS = 3, 10, 80, 4
+PHASES, RUNS, ROWS, METRICS = 3, 10, 80, 8
 
 
 def shifted_runs(seed: int, shift: float = 2.0) -> bh.Runs:
@@ -17,7 +18,7 @@ def shifted_runs(seed: int, shift: float = 2.0) -> bh.Runs:
     """
     rng = np.random.default_rng([seed, 1])
     changes = change_rows(RUNS, seed, [(20, 32), (46, 58)])
-    levels = np.array([[0, 0, 0, 0], [3, -3, 3, 3], [6, 0, 0, 6]], dtype=float)
+    levels = np.tile([[0, 0, 0, 0], [3, -3, 3, 3], [6, 0, 0, 6]], 2).astype(float)
     frames = []
     for n, rows in enumerate(changes):
         level = levels[phase_of_rows(rows, ROWS)] + shift * rng.standard_normal(METRICS)
@@ -25,24 +26,30 @@ def shifted_runs(seed: int, shift: float = 2.0) -> bh.Runs:
     return bh.Runs.from_dataframe(pd.concat(frames))
 
 
-def chosen(runs: bh.Runs, emission: bh.Gaussian, jobs: int = 1) -> int:
-    """Number of phases that `compare` chooses."""
-    settings = {"minimum_dwell": 5, "restarts": 4, "progress": False, "jobs": jobs}
-    return choose_of(bh.compare(runs, range(1, 6), emission, **settings))
+def compared(runs: bh.Runs, emission: bh.Gaussian, jobs: int = 1) -> bh.Comparison:
+    """One to five phases."""
+    settings = {"minimum_dwell": 5, "progress": False, "jobs": jobs}
+    return bh.compare(runs, range(1, 6), emission, **settings)
 
 
-def choose_of(comparison: bh.Comparison) -> int:
-    return bh.comparison.choose(comparison.table, "elpd", comparison.tolerance)[1]
+def chosen(comparison: bh.Comparison) -> int:
+    """Number of phases of `Comparison.best`, without the draws."""
+    return choose(comparison.table, "elpd", comparison.tolerance)[1]
 
 
 def test_without_run_effects_levels_of_runs_become_phases():
+    """The score is nats a row worse, and goes on rising past the true number of phases."""
     runs = shifted_runs(0)
-    assert chosen(runs, bh.Gaussian()) == PHASES
-    assert chosen(runs, bh.Gaussian(run_effects=False)) > PHASES
+    known, unknown = (compared(runs, bh.Gaussian(run_effects=effects)) for effects in (True, False))
+    assert chosen(known) == PHASES
+    scores, worse = (one.table["elpd"].to_numpy() for one in (known, unknown))
+    assert (worse < scores - 3).all()
+    assert abs(scores[4] - scores[2]) < 0.1
+    assert worse[4] - worse[2] > 0.3
 
 
 @pytest.mark.calibration
 def test_the_true_number_of_phases_is_found_in_18_of_20_sets():
     """With a chance of 0.97 a set, fewer than 18 would come up once in 50 runs."""
-    found = [chosen(shifted_runs(seed), bh.Gaussian(), jobs=2) for seed in range(20)]
-    assert sum(K == PHASES for K in found) >= 18
+    found = [chosen(compared(shifted_runs(seed), bh.Gaussian(), jobs=2)) for seed in range(20)]
+    assert sum(K == PHASES for K in found) >= 18, found

@@ -204,6 +204,28 @@ def test_moments_equal_loops(family, missing, by_run):
         torch.testing.assert_close(first, expected_first, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("family", variants(), ids=name)
+@pytest.mark.parametrize("missing", GAPS)
+@pytest.mark.parametrize("many", [False, True])
+def test_moments_along_paths_are_those_of_certain_states(family, missing, many, monkeypatch):
+    """However they are summed; weights are then a row's own."""
+    design = small(family, missing)
+    monkeypatch.setattr(design.columns, "many", many)
+    law = law_of(design, family, batch=(4, 1), runs=N)
+    _, hidden = log_likelihood(design, law)
+    if hidden.scale is not None:
+        hidden = hidden._replace(scale=hidden.scale[..., :1])
+    generator = torch.Generator().manual_seed(1)
+    paths = torch.randint(K, (4, N, T), generator=generator)
+    paths[:, torch.arange(T) >= torch.tensor(LENGTHS)[:, None]] = -1
+    states = torch.nn.functional.one_hot(paths.clamp_min(0), K) * (paths >= 0)[..., None]
+    along = moments(design, states.double(), hidden, paths=paths)
+    monkeypatch.undo()
+    expected = moments(design, states.double(), hidden)
+    for one, other in zip(along, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
 def test_weights_count_the_rows_that_have_one():
     family = Gaussian()
     design = small(family, 0.3)
