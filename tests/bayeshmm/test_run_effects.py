@@ -8,7 +8,7 @@ from synthetic_runs import change_rows, phase_of_rows, tidy
 import bayeshmm as bh
 from bayeshmm.comparison import choose
 
-PHASES, RUNS, ROWS, METRICS = 3, 10, 80, 8
+PHASES, RUNS, ROWS, METRICS = 3, 10, 160, 8
 
 
 def shifted_runs(seed: int, shift: float = 2.0) -> bh.Runs:
@@ -17,7 +17,7 @@ def shifted_runs(seed: int, shift: float = 2.0) -> bh.Runs:
     Each run is shifted by N(0, shift^2) noise SDs in every metric, the same in all phases.
     """
     rng = np.random.default_rng([seed, 1])
-    changes = change_rows(RUNS, seed, [(20, 32), (46, 58)])
+    changes = change_rows(RUNS, seed, [(40, 64), (92, 116)])
     levels = np.tile([[0, 0, 0, 0], [3, -3, 3, 3], [6, 0, 0, 6]], 2).astype(float)
     frames = []
     for n, rows in enumerate(changes):

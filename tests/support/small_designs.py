@@ -80,11 +80,10 @@ POINT = (1e8, 1e8)
 
 def known(family: Emission, degrees: float | None = None) -> Emission:
     """The family with hyper-parameters of one, and degrees of freedom of `degrees`."""
-    grid = None if degrees is None else (1e6, 1e6 / degrees)
     settings = {"scale": POINT, "shrinkage": POINT, "run_effects": POINT}
-    return replace(
-        family, hyperpriors=Hyperpriors(**settings, **({} if grid is None else {"degrees": grid}))
-    )
+    if degrees is not None:
+        settings["degrees"] = (1e6, 1e6 / degrees)
+    return replace(family, hyperpriors=Hyperpriors(**settings))
 
 
 def random_law(layout, states, seed=0, batch=(1,), runs=None, degrees=None) -> Law:

@@ -291,7 +291,7 @@ def test_the_bound_lies_just_under_the_evidence(family, most):
     """Of one labelling: the draws never leave theirs, so that log K! is in neither."""
     prior, data = problem(family, 2, two_phases(family), dwell=3, expected=30.0)
     fit, _ = search(prior, data, 4, seed=0)
-    draws = gibbs.sample(fit, data, 20 * 200, chains=20, warmup=50, thin=2)
+    draws = gibbs.sample(fit, data, 20 * 200, chains=20, warmup=30, thin=1)
     space, rng = Unconstrained(prior, data), np.random.default_rng(0)
     points = rng.permutation(space.points(draws, rng))
     evidence, importance = bridge(space.log_density, points, seed=0)

@@ -136,7 +136,6 @@ def largest_z(family, sweep=gibbs.sweep, sweeps=SWEEPS, seed=0, gaps=False):
 PLAIN = {"noise": "normal", "run_effects": False}
 PARTS = [
     Autoregressive(lags=2, **PLAIN),
-    Autoregressive(lags=1, coupling="full", run_effects=False),
     Gaussian(noise="normal"),
     Autoregressive(lags=1, covariance="diagonal"),
 ]

@@ -20,7 +20,7 @@ from bayeshmm.emissions.regression import RegressionPrior
 from bayeshmm.encoding import Encoded
 from bayeshmm.inference import predictive
 from bayeshmm.inference.predictive import entry_density, predict
-from bayeshmm.inference.search import search
+from bayeshmm.inference.starts import starting_states
 from bayeshmm.inference.variational import CoordinateAscent, fit_entry
 
 NORMAL = variants(noise=("normal",))
@@ -35,6 +35,14 @@ def split(family, values, new):
     whole = design_of(values, family)
     runs = torch.arange(len(values))
     return whole, whole.take(runs[:-new]), whole.take(runs[-new:])
+
+
+def some_mode(prior, design):
+    """Where a few sweeps from equal segments lead: any posterior will do."""
+    data = encoded(design)
+    ascent = CoordinateAscent(prior, data, starting_states(design, 2, 1, seed=0))
+    ascent.run(20)
+    return ascent.fit(0)
 
 
 def one_state(family, design):
@@ -108,9 +116,9 @@ def test_the_bound_rises_with_every_sweep(family, leave_out, monkeypatch):
     values[:, 15:] *= 3.0
     _, old, new = split(family, values, 2)
     prior, _ = problem(family, 2, values, dwell=3, expected=20.0)
-    fit, _ = search(prior, encoded(old), 2, seed=0)
+    fit = some_mode(prior, old)
     bounds = []
-    for sweeps in (1, 2, 4, 8):
+    for sweeps in (1, 2, 5):
         monkeypatch.setattr(predictive, "SWEEPS", sweeps)
         what = encoded(old if leave_out else new)
         bounds.append(predict(fit, what, leave_out=leave_out).log_density)
@@ -123,7 +131,7 @@ def test_runs_are_predicted_one_by_one(family):
     values = random_values(runs=6, rows=20, metrics=2, missing=0.1)
     _, old, new = split(family, values, 3)
     prior, _ = problem(family, 2, values)
-    fit, _ = search(prior, encoded(old), 2, seed=0)
+    fit = some_mode(prior, old)
     together = predict(fit, encoded(new))
     for n in range(3):
         alone = predict(fit, encoded(new.take(torch.tensor([n]))))
