@@ -15,7 +15,6 @@ from torch import Tensor
 
 from bayeshmm import defaults, messages
 from bayeshmm.emissions import sites
-from bayeshmm.emissions.conjugate import NormalInverseGamma
 from bayeshmm.emissions.custom import PyroEmission
 from bayeshmm.emissions.families import Emission, entry_layout, layout, named_emission
 from bayeshmm.emissions.law import Law
@@ -66,9 +65,8 @@ class Prior:
             StudentT(*family.hyperpriors.degrees) if family.noise == "student-t" else None,
         )
 
-    def law(self, regression: NormalInverseGamma, tail: Tensor | None) -> Law:
-        """Expectations of all that a row's law depends on, under a posterior."""
-        law = regression.law
+    def law(self, law: Law, tail: Tensor | None) -> Law:
+        """Expectations of all that a row's law depends on: the regressions', and of the tail."""
         if self.tail is None or tail is None:
             return law
         return law._replace(tail=self.tail.expected(tail))

@@ -29,6 +29,11 @@ def expanded(tree: Any, size: int) -> Any:
     return mapped(lambda tensor: tensor.expand(size, *tensor.shape), tree)
 
 
+def batched(value: Tensor, event: int) -> Tensor:
+    """`value`, with an axis of runs before its `event` axes if it has no batch axis."""
+    return value if value.ndim > event else value[None]
+
+
 def stacked(trees: Sequence[Any], dim: int) -> Any:
     """Stack trees of one shape along a new axis."""
     first = trees[0]

@@ -150,7 +150,7 @@ def bic(mode: VariationalFit, data: Encoded, rows: float) -> float:
 
 def plug_in(mode: VariationalFit) -> Law:
     """Posterior means taken for the parameters, run effects included."""
-    return known(mode.prior.law(mode.parameters.regression, mode.parameters.tail))
+    return known(mode.prior.law(mode.parameters.regression.law, mode.parameters.tail))
 
 
 def known(law: Law) -> Law:

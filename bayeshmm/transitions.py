@@ -16,6 +16,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from bayeshmm.nested import batched
+
 
 class Counts(NamedTuple):
     """Expected or sampled first states (..., n, K), stays and jumps (..., n, K, K).
@@ -286,7 +288,7 @@ class TransitionPrior:
         one = torch.ones((), dtype=torch.float64)
         initial = pyro.sample("initial", dist.Dirichlet(torch.ones(K, dtype=torch.float64)))
         if K == 1:
-            return Chain(_of_runs(initial, 1), one.expand(1, 1, 1))
+            return Chain(batched(initial, 1), one.expand(1, 1, 1))
         mu = pyro.sample("exit_mean", dist.Beta(2.0 * one, 2.0 * excess))
         rho = pyro.sample("exit_concentration", dist.Gamma(2.0 * one, 2.0 / (excess + 1.0)))
         alpha = pyro.sample("jump_concentration", dist.Gamma(2.0 * one, 2.0 / (K - 1)))
@@ -300,12 +302,7 @@ class TransitionPrior:
             jumps = pyro.sample("jump", dist.Dirichlet(cell).to_event(1))
         matrix = _matrix(exits[..., 1], exits[..., :1] * jumps)
         pyro.deterministic("transition", matrix, event_dim=2)
-        return Chain(_of_runs(initial, 1), _of_runs(matrix, 2))
-
-
-def _of_runs(value: Tensor, event: int) -> Tensor:
-    """`value`, with an axis of runs before its `event` axes if it has no batch axis."""
-    return value if value.ndim > event else value[None]
+        return Chain(batched(initial, 1), batched(matrix, 2))
 
 
 def chain_logs(chain: Chain) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,7 @@ from bayeshmm.emissions.hyperpriors import Hyperpriors
 from bayeshmm.emissions.law import Effects, Law, Tail
 from bayeshmm.emissions.regression import Precisions, RegressionPrior
 from bayeshmm.emissions.tails import StudentT
-
-
-def batched(value: Tensor, event: int) -> Tensor:
-    """`value`, with an axis of runs before its `event` axes if it has no batch axis."""
-    return value if value.ndim > event else value[None]
+from bayeshmm.nested import batched
 
 
 def regressions(prior: RegressionPrior, prefix: str = "") -> tuple[Law, Precisions]:

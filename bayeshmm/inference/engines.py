@@ -14,7 +14,6 @@ from bayeshmm.inference import gibbs
 from bayeshmm.inference.gibbs import Draws
 from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import VariationalFit
-from bayeshmm.nested import expanded
 
 Inference = Literal["auto", "vi", "gibbs"]
 
@@ -36,12 +35,8 @@ def variational(
     """Independent draws of the variational posterior itself: intervals are too narrow."""
     generator = torch.Generator().manual_seed(seed)
     parameters = fit.parameters
-    law = parameters.regression.sample(generator, (draws,))
-    if fit.prior.tail is not None and parameters.tail is not None:
-        law = law._replace(tail=fit.prior.tail.drawn(expanded(parameters.tail, draws), generator))
-    precisions = parameters.shrinkage.sample(generator, (draws,))
-    chain = parameters.chain.sample(generator, (draws,))
-    rows, _ = log_likelihood(data.design, fit.prior.law(parameters.regression, parameters.tail))
+    drawn = gibbs.start(fit, draws, generator)
+    rows, _ = log_likelihood(data.design, fit.prior.law(parameters.regression.law, parameters.tail))
     expected = parameters.chain.expected_log
     uniforms = torch.rand((draws, *rows.shape[:-1]), dtype=torch.float64, generator=generator)
     paths = messages.sample_paths(
@@ -52,7 +47,7 @@ def variational(
         minimum_dwell=fit.prior.minimum_dwell,
         uniforms=uniforms,
     )
-    return Draws(law, precisions, chain, paths.to(torch.int8).numpy(), chains=1)
+    return Draws(*drawn[:3], paths.to(torch.int8).numpy(), chains=1)
 
 
 ENGINES: Mapping[str, Engine] = {"auto": gibbs.sample, "gibbs": gibbs.sample, "vi": variational}

@@ -90,7 +90,7 @@ def start(fit: VariationalFit, chains: int, generator: torch.Generator) -> State
     precisions = parameters.shrinkage.sample(generator, (chains,))
     chain = parameters.chain.sample(generator, (chains,))
     N, T, _ = fit.states.shape
-    return State(law, precisions, chain, torch.full((chains, N, T), -1))
+    return State(law, precisions, chain, torch.tensor(-1).expand(chains, N, T))
 
 
 def sweep(prior: Prior, design: Design, state: State, generator: torch.Generator) -> State:

@@ -67,7 +67,7 @@ def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> P
     def expected() -> Expectation:
         return expectation(
             data.design,
-            fit.prior.law(posterior, fit.parameters.tail),
+            fit.prior.law(posterior.law, fit.parameters.tail),
             posterior_chain.expected_log,
             fit.prior.minimum_dwell,
             True,
@@ -99,7 +99,7 @@ def _cavity(fit: VariationalFit, data: Encoded) -> tuple[NormalInverseGamma, Cha
     """For every run of the fit, the posterior given the statistics of the other runs."""
     parameters = fit.parameters
     precisions = parameters.shrinkage.expected
-    law = fit.prior.law(parameters.regression, parameters.tail)
+    law = fit.prior.law(parameters.regression.law, parameters.tail)
     _, hidden = log_likelihood(data.design, law)
     own = moments(data.design, fit.states, hidden, by_run=True)
     run_precision = precisions.groups[..., -1]

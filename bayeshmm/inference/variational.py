@@ -201,8 +201,7 @@ class CoordinateAscent:
         return self.bound
 
     def _expectation(self, law: Law) -> Expectation:
-        if self.prior.tail is not None and self.parameters.tail is not None:
-            law = law._replace(tail=self.prior.tail.expected(self.parameters.tail))
+        law = self.prior.law(law, self.parameters.tail)
         chain = self.parameters.chain.expected_log
         return expectation(self.design, law, chain, self.prior.minimum_dwell, False)
 
@@ -225,7 +224,7 @@ class CoordinateAscent:
         parameters = take(self.parameters, start)
         by_run = expectation(
             self.design,
-            self.prior.law(parameters.regression, parameters.tail),
+            self.prior.law(parameters.regression.law, parameters.tail),
             parameters.chain.expected_log,
             self.prior.minimum_dwell,
             True,

@@ -520,7 +520,7 @@ class TestConstantMetric:
             prior, replace(data, design=design), design.observed[None].double()
         )
         ascent.run(1000)
-        law = prior.law(ascent.parameters.regression, ascent.parameters.tail)
+        law = prior.law(ascent.parameters.regression.law, ascent.parameters.tail)
         return log_likelihood(design, law)[0].max().item()
 
     @pytest.mark.parametrize("noise", ["normal", "student-t"])

@@ -84,7 +84,7 @@ def test_relabelling_a_fit_permutes_everything(family):
     moved = fit.relabelled(order)
     again = expectation(
         data.design,
-        prior.law(moved.parameters.regression, moved.parameters.tail),
+        prior.law(moved.parameters.regression.law, moved.parameters.tail),
         moved.parameters.chain.expected_log,
         prior.minimum_dwell,
         True,
