@@ -20,15 +20,20 @@ from bayeshmm.emissions import (
 )
 from bayeshmm.fitting import ConvergenceWarning, fit
 from bayeshmm.hmm import HMM
+from bayeshmm.inference.importance import ApproximationWarning
+from bayeshmm.inference.settings import NUTS, VI, Gibbs
 from bayeshmm.metric_checks import MetricWarning, SpacingWarning
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
 from bayeshmm.sensitivity import SensitivityWarning
 from bayeshmm.storage import load
-from bayeshmm.transitions import Dirichlet
+from bayeshmm.transitions import Dirichlet, Grouped, LeftToRight, StickyHDP
 
 __all__ = [
     "HMM",
+    "NUTS",
+    "VI",
+    "ApproximationWarning",
     "Autoregressive",
     "Comparison",
     "ComparisonWarning",
@@ -36,14 +41,18 @@ __all__ = [
     "Dirichlet",
     "Emission",
     "Gaussian",
+    "Gibbs",
+    "Grouped",
     "HiddenMarkov",
     "Hyperpriors",
+    "LeftToRight",
     "MetricWarning",
     "Posterior",
     "PyroEmission",
     "Runs",
     "SensitivityWarning",
     "SpacingWarning",
+    "StickyHDP",
     "agreement",
     "compare",
     "fit",

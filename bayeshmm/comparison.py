@@ -20,7 +20,7 @@ from bayeshmm.metric_checks import warn_of_metrics
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
 from bayeshmm.scoring import FEWEST_RUNS, Candidate, fit_candidate, per_row
-from bayeshmm.transitions import Dirichlet
+from bayeshmm.transitions import Transition
 
 Key = tuple[str, int]
 
@@ -175,7 +175,7 @@ def compare(
     tolerance: float = defaults.TOLERANCE,
     folds: int | None = None,
     metrics: str | Iterable[str] | None = None,
-    transition: Dirichlet | None = None,
+    transition: Transition | None = None,
     minimum_dwell: int | None = None,
     restarts: int = defaults.RESTARTS,
     draws: int = defaults.DRAWS,
@@ -239,7 +239,7 @@ def compare(
     }
     for hmm in models.values():
         hmm.check(runs)
-    warn_of_metrics(runs)
+    warn_of_metrics(runs, any(hmm.dynamic for hmm in models.values()))
     work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
         joblib.delayed(fit_candidate)(runs, hmm, members, restarts, log, seed)
         for hmm in models.values()

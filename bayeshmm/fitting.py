@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from bayeshmm import defaults
 from bayeshmm._arviz import az
+from bayeshmm.emissions.custom import PyroEmission
 from bayeshmm.emissions.families import Emission
+from bayeshmm.emissions.law import Law
 from bayeshmm.encoding import Encoded, Encoding
 from bayeshmm.hmm import HMM
-from bayeshmm.inference.engines import ENGINES, Inference
-from bayeshmm.inference.gibbs import Draws
-from bayeshmm.inference.search import search
+from bayeshmm.inference import engines
+from bayeshmm.inference.engines import Outcome
+from bayeshmm.inference.importance import RELIABLE, ApproximationWarning
+from bayeshmm.inference.own import OwnTarget, explore
+from bayeshmm.inference.parts import search_some
+from bayeshmm.inference.settings import VI, Inference, Settings, chosen
 from bayeshmm.inference.variational import VariationalFit
 from bayeshmm.metric_checks import warn_of_metrics
+from bayeshmm.own_encoding import OwnRows, OwnUnits
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
-from bayeshmm.transitions import Dirichlet
+from bayeshmm.transitions import StickyHDP, Transition
 
 RHAT_LIMIT = 1.05
 """Largest R-hat at which the chains are taken to agree."""
@@ -33,13 +38,13 @@ class ConvergenceWarning(UserWarning):
 
 def fit(
     runs: Runs,
-    states: int,
+    states: int | None = None,
     *,
     metrics: str | Iterable[str] | None = None,
-    emission: str | Emission = "autoregressive",
-    transition: Dirichlet | None = None,
+    emission: str | Emission | PyroEmission = "autoregressive",
+    transition: Transition | None = None,
     minimum_dwell: int | None = None,
-    inference: Inference = "auto",
+    inference: Inference | Settings = "auto",
     restarts: int = defaults.RESTARTS,
     draws: int = defaults.DRAWS,
     log: Sequence[str] | Mapping[str, float] = (),
@@ -56,13 +61,15 @@ def fit(
     runs
         The data.
     states
-        Number of phases.
+        Number of phases. May be left out with `StickyHDP`, which says how many there may be.
     metrics
         Names of what the model sees; the others are kept for display. Default: ``runs.metrics``.
     emission
         ``"autoregressive"``, ``"gaussian"``, or a family with its own settings.
     transition
-        Prior of the transitions; ``Dirichlet(expected_dwell=...)`` in training steps.
+        Structure of the transitions: `Dirichlet` (any phase may follow any other, the default),
+        `LeftToRight`, `StickyHDP` (how many phases there are is learned) or `Grouped`
+        (conditions compared), each with ``expected_dwell=`` in training steps.
     minimum_dwell
         Rows that every visit to a phase lasts at least. Default: 10, or a tenth of the median
         run where that is less.
@@ -97,17 +104,45 @@ def fit(
     MetricWarning
         Where a metric is a function of others, or mostly constant.
     """
-    if inference not in ENGINES:
-        raise ValueError(f"inference={inference!r} is not one of {list(get_args(Inference))}.")
     check_numbers(restarts, draws)
     if metrics is not None:
         runs = runs.select(metrics)
+    if states is None:
+        if not isinstance(transition, StickyHDP):
+            raise ValueError("states: give the number of phases, or transition=StickyHDP(...).")
+        states = transition.max_states
     hmm = HMM(states, emission, transition, minimum_dwell)
+    own = isinstance(hmm.emission, PyroEmission)
+    settings = chosen(inference, conjugate=not own)
     hmm.check(runs)
-    warn_of_metrics(runs)
+    warn_of_metrics(runs, hmm.dynamic)
+    if own:
+        return _fit_own(runs, hmm, settings, restarts, draws, log, seed, progress)
     encoding, data = hmm.encode(runs, log)
-    mode, starts = search(hmm.prior(runs), data, restarts, seed, progress)
-    return draw(runs, hmm, encoding, data, mode, starts, inference, draws, seed, progress)
+    some = settings.batch_size if isinstance(settings, VI) else None
+    mode, starts = search_some(hmm.prior(runs), data, restarts, seed, some, progress)
+    return draw(runs, hmm, encoding, data, mode, starts, settings, draws, seed, progress)
+
+
+def _fit_own(
+    runs: Runs,
+    hmm: HMM,
+    settings: Settings,
+    restarts: int,
+    draws: int,
+    log: Sequence[str] | Mapping[str, float],
+    seed: int,
+    progress: bool,
+) -> Posterior:
+    """Fit a model whose emission is the user's own."""
+    if len(log):
+        raise ValueError(
+            "log= is for the emissions of this package: take logarithms in log_likelihood, or of "
+            "the metrics before they become Runs."
+        )
+    encoding, data = hmm.encode_own(runs)
+    mode, starts = explore(hmm.transition_prior(runs), data, restarts, seed, progress)
+    return draw(runs, hmm, encoding, data, mode, starts, settings, draws, seed, progress)
 
 
 def check_numbers(restarts: int, draws: int) -> None:
@@ -119,18 +154,36 @@ def check_numbers(restarts: int, draws: int) -> None:
 def draw(
     runs: Runs,
     hmm: HMM,
-    encoding: Encoding,
-    data: Encoded,
-    mode: VariationalFit,
+    encoding: Encoding | OwnUnits,
+    data: Encoded | OwnRows,
+    mode: VariationalFit | OwnTarget,
     restarts: pd.DataFrame,
-    inference: Inference,
+    inference: Inference | Settings,
     draws: int,
     seed: int,
     progress: bool,
 ) -> Posterior:
     """Posterior draws around a mode that the search found."""
-    drawn = ENGINES[inference](mode, data, draws, seed=seed, progress=progress)
-    diagnostics = diagnose(mode, drawn)
+    settings = chosen(inference, conjugate=isinstance(mode, VariationalFit))
+    outcome = engines.sample(mode, data, settings, draws, seed=seed, progress=progress)
+    diagnostics = diagnose(outcome)
+    warn_of_draws(diagnostics, settings)
+    return Posterior(
+        runs=runs,
+        hmm=hmm,
+        inference=type(settings).__name__.lower(),
+        restarts=restarts,
+        diagnostics=diagnostics,
+        encoding=encoding,
+        mode=mode if isinstance(mode, VariationalFit) else None,
+        draws=outcome.draws,
+        seed=seed,
+        losses=outcome.losses,
+    )
+
+
+def warn_of_draws(diagnostics: pd.Series, settings: Settings) -> None:
+    """Say where the draws may not represent the posterior, and what would."""
     largest = diagnostics["r_hat"]
     if largest > RHAT_LIMIT:
         warnings.warn(
@@ -138,49 +191,69 @@ def draw(
             "intervals may miss a part of the posterior. Take more draws (draws=), more starts "
             "(restarts=) or fewer states.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return Posterior(
-        runs=runs,
-        hmm=hmm,
-        inference="vi" if inference == "vi" else "gibbs",
-        restarts=restarts,
-        diagnostics=diagnostics,
-        encoding=encoding,
-        variational=mode,
-        draws=drawn,
-        seed=seed,
-    )
+    if diagnostics.get("divergences", 0):
+        warnings.warn(
+            f"{diagnostics['divergences']} transitions of the sampler diverged: the draws may miss "
+            "narrow parts of the posterior. Take smaller steps, inference=NUTS(target_accept="
+            "0.95), or inference='gibbs' where the emission is one of this package's.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    if not diagnostics.get("converged", True):
+        warnings.warn(
+            f"variational inference was still improving after {diagnostics['steps']} steps: take "
+            "more, inference=VI(steps=...), and see bayeshmm.plots.convergence(posterior).",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    if diagnostics.get("k_hat", 0.0) > RELIABLE:
+        simple = isinstance(settings, VI) and settings.guide == "mean-field"
+        warnings.warn(
+            f"k-hat {diagnostics['k_hat']:.2f} of the variational approximation is above "
+            f"{RELIABLE}: its draws could not be corrected, and intervals may be too narrow. Take "
+            + (
+                'inference=VI(guide="full-rank").'
+                if simple
+                else 'inference="gibbs" (emissions of this package) or inference="nuts".'
+            ),
+            ApproximationWarning,
+            stacklevel=4,
+        )
 
 
-def diagnose(mode: VariationalFit, drawn: Draws) -> pd.Series:
+def diagnose(outcome: Outcome) -> pd.Series:
     """R-hat and effective sample size of quantities that every phase has, and of those all share.
 
     They are a phase's share of rows, its exit probability and its mean log noise variance; the
     degrees of freedom of Student-t noise and the size of the run effects. All chains start from
     one mode, so that a phase is the same in each. NaN where there is one chain of independent
-    draws.
+    draws. Then what the engine says of itself.
     """
-    K = mode.prior.regression.states
-    share = np.stack([(drawn.paths == k).mean((1, 2)) for k in range(K)], -1)
+    drawn = outcome.draws
+    K, law = drawn.chain.initial.shape[-1], drawn.law
     stay = drawn.chain.transition[:, 0].diagonal(dim1=-2, dim2=-1).numpy()
-    noise = drawn.law.log_variance[:, 0].mean(-1).numpy()
-    summary = pd.Series(
-        {"draws": len(drawn.paths), "chains": drawn.chains, "elbo": mode.bound}, dtype=object
-    )
+    by_phase = {
+        "share of rows": np.stack([(drawn.paths == k).mean((1, 2)) for k in range(K)], -1),
+        "stay": stay,
+    }
+    shared = {}
+    if isinstance(law, Law):
+        by_phase["noise"] = law.log_variance[:, 0].mean(-1).numpy()
+        if law.tail is not None:
+            shared["degrees of freedom"] = law.tail.degrees[:, 0].log().numpy()
+        if law.effects is not None:
+            shared["size of run effects"] = drawn.precisions.groups[:, 0, -1].log().numpy()
     r_hat, size, worst = float("nan"), float(len(drawn.paths)), ""
     if drawn.chains > 1:
         size = float("inf")
         quantities = {
             f"{name} of phase {k}": values[:, k]
-            for name, values in (("share of rows", share), ("stay", stay), ("noise", noise))
+            for name, values in by_phase.items()
             for k in range(K)
         }
-        if drawn.law.tail is not None:
-            quantities["degrees of freedom"] = drawn.law.tail.degrees[:, 0].log().numpy()
-        if drawn.law.effects is not None:
-            quantities["size of run effects"] = drawn.precisions.groups[:, 0, -1].log().numpy()
-        for name, values in quantities.items():
+        for name, values in (quantities | shared).items():
             series = values.reshape(drawn.chains, -1)
             if np.ptp(series) == 0.0:
                 continue
@@ -188,6 +261,11 @@ def diagnose(mode: VariationalFit, drawn: Draws) -> pd.Series:
             this = float(az.rhat(series))
             if not this <= r_hat:
                 r_hat, worst = this, name
-    return pd.concat(
-        [summary, pd.Series({"r_hat": r_hat, "worst": worst, "effective_draws": size})]
-    )
+    found = {
+        "draws": len(drawn.paths),
+        "chains": drawn.chains,
+        "r_hat": r_hat,
+        "worst": worst,
+        "effective_draws": size,
+    }
+    return pd.Series(found | outcome.diagnostics, dtype=object)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import pyro
-import torch
+from pyro.ops.provenance import extract_provenance, track_provenance
 from torch import Tensor
 
 from bayeshmm import defaults, messages
@@ -19,12 +19,20 @@ from bayeshmm.emissions.custom import PyroEmission
 from bayeshmm.emissions.families import Emission, entry_layout, layout, named_emission
 from bayeshmm.emissions.law import Law
 from bayeshmm.emissions.likelihood import log_likelihood
-from bayeshmm.emissions.regression import RegressionPrior
+from bayeshmm.emissions.regression import Precisions, RegressionPrior
 from bayeshmm.emissions.tails import StudentT
 from bayeshmm.encoding import Encoded, Encoding
+from bayeshmm.own_encoding import OwnRows, OwnUnits
 from bayeshmm.runs import Runs
 from bayeshmm.simulation import Simulation, simulate
-from bayeshmm.transitions import Chain, Dirichlet, TransitionPrior
+from bayeshmm.transitions import (
+    Calendar,
+    Chain,
+    Dirichlet,
+    Grouped,
+    Transition,
+    TransitionPrior,
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class HMM:
         `Autoregressive`, `Gaussian`, the shortcut ``"autoregressive"`` or ``"gaussian"``, or an
         emission of your own, `PyroEmission`.
     transition
-        `Dirichlet`; None is ``Dirichlet()``.
+        `Dirichlet`, `LeftToRight`, `StickyHDP` or `Grouped`; None is ``Dirichlet()``.
     minimum_dwell
         Rows that every visit to a phase lasts at least. None: 10, or a tenth of the median run
         where that is less.
@@ -101,7 +109,7 @@ class HMM:
 
     states: int
     emission: str | Emission | PyroEmission = "autoregressive"
-    transition: Dirichlet | None = None
+    transition: Transition | None = None
     minimum_dwell: int | None = None
 
     def __post_init__(self) -> None:
@@ -109,12 +117,21 @@ class HMM:
         if not whole or self.states < 1:
             raise ValueError(f"states must be an integer of at least 1, not {self.states!r}.")
         object.__setattr__(self, "states", int(self.states))
-        if not isinstance(self.transition, Dirichlet | None):
-            raise ValueError(f"transition must be Dirichlet(...) or None, not {self.transition!r}.")
+        transition = self.transition
+        if isinstance(transition, type) or not isinstance(transition, Transition | None):
+            raise ValueError(
+                "transition must be Dirichlet(...), LeftToRight(...), StickyHDP(...), "
+                f"Grouped(...) or None, not {transition!r}."
+            )
         dwell = self.minimum_dwell
         if dwell is not None and (isinstance(dwell, bool) or int(dwell) != dwell or dwell < 1):
             raise ValueError(f"minimum_dwell must be a number of rows of at least 1, not {dwell}.")
         object.__setattr__(self, "emission", named_emission(self.emission))
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether phases are laws of motion, of one of this package's families."""
+        return isinstance(self.emission, Emission) and self.emission.dynamic
 
     @property
     def family(self) -> Emission:
@@ -128,8 +145,9 @@ class HMM:
         emission = named_emission(self.emission)
         if not isinstance(emission, Emission):
             raise ValueError(
-                f"{type(emission).__name__} has no conjugate updates, which fit and compare need: "
-                "infer it with Pyro, whose model bayeshmm.HMM is (SVI, MCMC; see PyroEmission)."
+                f"{type(emission).__name__} has no conjugate updates, which this needs: "
+                'bayeshmm.fit(..., inference="vi") or "nuts" does without, and so does Pyro, '
+                "whose model bayeshmm.HMM is (see PyroEmission)."
             )
         return emission
 
@@ -166,32 +184,40 @@ class HMM:
             return int(self.minimum_dwell)
         return max(1, min(defaults.MINIMUM_DWELL, int(np.median(runs.lengths)) // 10))
 
-    def transition_prior(self, runs: Runs) -> TransitionPrior:
-        """Prior of the chain for `runs`, in rows."""
-        dwell = self.dwell(runs)
-        transition = self.transition or Dirichlet()
-        if transition.expected_dwell is None:
-            rows = max(float(np.median(runs.lengths)) / self.states, 2.0 * dwell)
-        elif runs.step_gap is None:
-            raise ValueError(
-                "expected_dwell is in training steps, and the runs are not evenly spaced: log "
-                "every n steps, or leave expected_dwell to its default."
-            )
-        else:
-            rows = transition.expected_dwell / runs.step_gap
+    def calendar(self, runs: Runs) -> Calendar:
+        """Units of the chain for `runs`: its base step, and the conditions that runs belong to."""
+        by = self.transition.by if isinstance(self.transition, Grouped) else None
+        return Calendar.of(runs, by)
+
+    def transition_prior(self, runs: Runs, calendar: Calendar | None = None) -> TransitionPrior:
+        """Prior of the chain for `runs`, in units of `calendar`; None is that of the runs."""
+        calendar = calendar or self.calendar(runs)
+        dwell, transition = self.dwell(runs), self.transition or Dirichlet()
+        rows = calendar.expected_rows(runs, self.states, dwell, transition.expected_dwell)
+        if isinstance(transition, Grouped):
+            return transition.prior(self.states, dwell, rows, len(calendar.conditions))
         return transition.prior(self.states, dwell, rows)
 
-    def prior(self, runs: Runs) -> Prior:
-        """The parts of the model for `runs`."""
-        chain = self.transition_prior(runs)
+    def prior(self, runs: Runs, calendar: Calendar | None = None) -> Prior:
+        """The parts of the model for `runs`, in units of `calendar`; None is that of the runs."""
+        chain = self.transition_prior(runs, calendar)
         return Prior.of(self.family, len(runs.metrics), self.states, chain)
 
     def encode(
-        self, runs: Runs, log: Sequence[str] | Mapping[str, float] = ()
+        self,
+        runs: Runs,
+        log: Sequence[str] | Mapping[str, float] = (),
+        calendar: Calendar | None = None,
     ) -> tuple[Encoding, Encoded]:
-        """Units fixed by `runs`, and `runs` in them."""
-        encoding = Encoding.fit(runs, self.family, log)
+        """Units fixed by `runs` (the chain's by `calendar`, if given), and `runs` in them."""
+        encoding = Encoding.fit(runs, self.family, calendar or self.calendar(runs), log)
         return encoding, encoding.encode(runs)
+
+    def encode_own(self, runs: Runs) -> tuple[OwnUnits, OwnRows]:
+        """The same for an emission of the user's own, in the units of the data."""
+        assert isinstance(self.emission, PyroEmission)
+        units = OwnUnits(self.emission, self.states, runs.metrics, self.calendar(runs))
+        return units, units.encode(runs)
 
     def simulate(
         self,
@@ -200,6 +226,7 @@ class HMM:
         *,
         metrics: int | Sequence[str] = 2,
         step_gap: int = 1,
+        steps: Sequence[int] | Sequence[Sequence[int]] | None = None,
     ) -> Simulation:
         """Draw parameters from the prior, and runs from them.
 
@@ -216,7 +243,10 @@ class HMM:
         metrics
             Number of metrics, or their names.
         step_gap
-            Training steps between rows.
+            Training steps between rows, the first of which is step 0.
+        steps
+            Training steps of the rows, in place of `step_gap`: one increasing sequence, which
+            each run follows as far as it goes, or one for each run.
 
         Returns
         -------
@@ -228,16 +258,16 @@ class HMM:
         ValueError
             If a run grows beyond all numbers, or the model cannot have such runs.
         """
-        return simulate(self, lengths, seed, metrics=metrics, step_gap=step_gap)
+        return simulate(self, lengths, seed, metrics=metrics, step_gap=step_gap, steps=steps)
 
     def __call__(self, runs: Runs, subsample_size: int | None = None) -> None:
         """The Pyro model of `runs`, the states marginalised.
 
-        Sites: ``initial``, ``exit``, ``jump`` and their hyper-parameters; ``variance`` (K, D) and
-        ``coefficient`` (K, D, R) of the regressions and their hyper-parameters ``shrinkage`` and
-        ``scale``; ``degrees`` of freedom of Student-t noise; ``run_effect`` (K, D) in the plate
-        ``runs``; those of the regressions with the prefix ``entry_`` for the law of the first
-        values.
+        Sites: those of the chain (``initial``, ``exit``, ``jump``, ...) and its hyper-parameters;
+        ``variance`` (K, D), ``coefficient`` (K, D, P) of the past and ``contrast`` (K, C) of the
+        regressions, C pairs of metrics, and their hyper-parameters ``shrinkage`` and ``scale``;
+        ``degrees`` of freedom of Student-t noise; ``run_effect`` (N, K, D) of all runs; those of
+        the regressions with the prefix ``entry_`` for the law of the first values.
 
         Parameters
         ----------
@@ -247,41 +277,55 @@ class HMM:
             Runs per step, drawn by Pyro's plate; None takes all.
         """
         if isinstance(self.emission, PyroEmission):
-            self._own_model(self.emission, runs, subsample_size)
-            return
-        prior, data = _prepared(self, runs)
-        chain = prior.transition.model()
-        law, precisions = sites.regressions(prior.regression)
-        if prior.tail is not None:
-            law = law._replace(tail=sites.tail(prior.regression.hyperpriors))
-        entry = None if prior.entry is None else sites.regressions(prior.entry, "entry_")[0]
-        with pyro.plate("runs", len(runs), subsample_size=subsample_size) as index:
-            some = data if len(index) == len(runs) else data.take(index)
-            if prior.regression.layout.run_effects:
-                law = sites.run_effects(law, precisions.groups[..., -1], len(index))
-            total = run_log_densities(some, law, chain, prior.minimum_dwell)
-            if entry is not None and some.entry is not None:
-                total = total + log_likelihood(some.entry, entry)[0][..., 0, 0]
-            pyro.factor("log_marginal", total)
-
-    def _own_model(self, emission: PyroEmission, runs: Runs, subsample_size: int | None) -> None:
-        """The Pyro model with an emission of the user's own."""
-        self.check(runs)
-        chain = self.transition_prior(runs).model().log
-        parameters = emission.prior(self.states, runs.metrics)
-        with pyro.plate("runs", len(runs), subsample_size=subsample_size) as index:
-            rows = emission.log_likelihood(parameters, torch.tensor(runs.values)[index])
-            total = messages.log_marginal(
-                chain.initial,
-                chain.transition,
-                rows,
-                lengths=torch.tensor(runs.lengths)[index],
-                minimum_dwell=self.dwell(runs),
-            )
-            pyro.factor("log_marginal", total)
+            own_model(*_prepared_own(self, runs), subsample_size)
+        else:
+            model(*_prepared(self, runs), subsample_size)
 
 
-def run_log_densities(data: Encoded, law: Law, chain: Chain, minimum_dwell: int) -> Tensor:
+def model(prior: Prior, data: Encoded, subsample_size: int | None = None) -> None:
+    """The Pyro model of encoded runs, of which each step may see some; see `HMM`."""
+    runs = len(data.design.lengths)
+    law, _, chain = parameters(prior, runs)
+    entry = None if prior.entry is None else sites.regressions(prior.entry, "entry_")[0]
+    # which sites a value comes from, as Pyro's inspection asks, is lost on compiled code
+    (law, chain, entry), provenance = extract_provenance((law, chain, entry))
+    with pyro.plate("runs", runs, subsample_size=subsample_size) as index:
+        some = data if len(index) == runs else data.take(index)
+        total = run_log_densities(some, law.of_runs(index).by_run(), chain, prior.minimum_dwell)
+        if entry is not None and some.entry is not None:
+            total = total + log_likelihood(some.entry, entry)[0][..., 0, 0]
+        pyro.factor("log_marginal", track_provenance(total, provenance))
+
+
+def own_model(
+    transition: TransitionPrior, data: OwnRows, subsample_size: int | None = None
+) -> None:
+    """The Pyro model with an emission of the user's own, of which each step may see some runs."""
+    chain, parameters = transition.model(), data.units.sample()
+    runs, dwell = len(data.lengths), transition.minimum_dwell
+    with pyro.plate("runs", runs, subsample_size=subsample_size) as index:
+        some = data if len(index) == runs else data.take(index)
+        law = (chain, some.log_likelihood(parameters))
+        (followed, rows), provenance = extract_provenance(law)
+        log = some.schedule.spread(followed.log, dwell)
+        total = messages.log_marginal(
+            log.initial, log.transition, rows, lengths=some.lengths, minimum_dwell=dwell
+        )
+        pyro.factor("log_marginal", track_provenance(total, provenance))
+
+
+def parameters(prior: Prior, runs: int) -> tuple[Law, Precisions, Chain]:
+    """Pyro sites of everything that rules the rows of so many runs, and what they make up."""
+    chain = prior.transition.model()
+    law, precisions = sites.regressions(prior.regression, runs=runs)
+    if prior.tail is not None:
+        law = law._replace(tail=sites.tail(prior.regression.hyperpriors))
+    return law, precisions, chain
+
+
+def run_log_densities(
+    data: Encoded | OwnRows, law: Any, chain: Chain, minimum_dwell: int
+) -> Tensor:
     """Log density of every run given the parameters, paths summed out.
 
     Parameters
@@ -299,13 +343,12 @@ def run_log_densities(data: Encoded, law: Law, chain: Chain, minimum_dwell: int)
         Shape (..., N), in the units of the data. The first values of a dynamic family, whose law no
         state enters, are left to the caller.
     """
-    rows, _ = log_likelihood(data.design, law)
-    log = chain.log
+    log = data.schedule.spread(chain.log, minimum_dwell)
     total = messages.log_marginal(
         log.initial,
         log.transition,
-        rows,
-        lengths=data.design.lengths,
+        data.rows(law),
+        lengths=data.lengths,
         minimum_dwell=minimum_dwell,
     )
     return total + data.log_jacobian
@@ -318,6 +361,8 @@ def _prepared(hmm: HMM, runs: Runs) -> tuple[Prior, Encoded]:
     return hmm.prior(runs), hmm.encode(runs)[1]
 
 
-def label_symmetries(states: int) -> float:
-    """Log K!, the number of labellings of the same posterior mode."""
-    return math.lgamma(states + 1)
+@lru_cache(maxsize=2)
+def _prepared_own(hmm: HMM, runs: Runs) -> tuple[TransitionPrior, OwnRows]:
+    """The same for an emission of the user's own."""
+    hmm.check(runs)
+    return hmm.transition_prior(runs), hmm.encode_own(runs)[1]

@@ -28,15 +28,25 @@ class MetricWarning(UserWarning):
 
 
 class SpacingWarning(UserWarning):
-    """Rows that are not evenly spaced in steps; the message names them."""
+    """Rows that are not evenly spaced in steps, under laws of motion; the message names them."""
 
 
-def warn_of_metrics(runs: Runs) -> None:
+def warn_of_metrics(runs: Runs, dynamic: bool) -> None:
     """Warn of metrics that are functions of others or hardly move, and of uneven rows.
+
+    Uneven rows are no matter for transitions, which are a law per base step whatever the gaps, nor
+    for levels. A law of motion is per logged row.
 
     A metric that stands still is no error, and no density is infinite: `bayeshmm.scaling` bounds
     them all. Yet it is far more probable where it stands still than where it moves, and outweighs
     metrics that change less.
+
+    Parameters
+    ----------
+    runs
+        The runs.
+    dynamic
+        Whether the phases of the model are laws of motion.
 
     Warns
     -----
@@ -45,11 +55,13 @@ def warn_of_metrics(runs: Runs) -> None:
     SpacingWarning
         Naming the run and the rows.
     """
-    uneven = runs.uneven_spacing()
+    uneven = runs.uneven_spacing() if dynamic else None
     if uneven is not None:
         warnings.warn(
-            f"{uneven}. Every row counts as one step of the model, so dwell times and laws of "
-            "motion are per logged row; times are still reported in training steps.",
+            f"{uneven}. Transitions account for that, but a law of motion is one per logged row, "
+            "and another had rows been logged at other steps. Log at even steps, or fit levels: "
+            "with emission='gaussian' and minimum_dwell=1 the model is the same however runs were "
+            "logged.",
             SpacingWarning,
             stacklevel=3,
         )

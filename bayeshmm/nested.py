@@ -1,4 +1,4 @@
-"""Nested named tuples of tensors, of which some parts may be None: parameters, laws, draws."""
+"""Nested named tuples and dictionaries of tensors, some parts None: parameters, laws, draws."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
         return None
     if isinstance(tree, Tensor):
         return function(tree)
+    if isinstance(tree, dict):
+        return {name: mapped(function, part) for name, part in tree.items()}
     parts = [mapped(function, part) for part in tree]
     return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
 
@@ -41,5 +43,7 @@ def stacked(trees: Sequence[Any], dim: int) -> Any:
         return None
     if isinstance(first, Tensor):
         return torch.stack(list(trees), dim)
+    if isinstance(first, dict):
+        return {name: stacked([tree[name] for tree in trees], dim) for name in first}
     parts = [stacked(part, dim) for part in zip(*trees, strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)

@@ -176,6 +176,37 @@ def state_occupancy(
     return table.assign(rows=np.array(rows) / sum(rows))
 
 
+def occupied_states(
+    paths: ArrayLike, state_names: Sequence[Hashable], least: float = 0.0
+) -> pd.DataFrame:
+    """How many states have any rows: what is left of the number of phases once the runs are seen.
+
+    Parameters
+    ----------
+    paths, state_names
+        As for `edge_usage`.
+    least
+        Share of all rows that a state must have in order to count, in [0, 1). With 0, the posterior
+        of the model as it stands, one row is enough: in some draws a state that nothing needs has
+        the last rows of a run, too few to tell. A share leaves these out, and short phases too.
+
+    Returns
+    -------
+    DataFrame
+        A row per number, from 0 to that of all states: ``states, probability``.
+    """
+    if not 0 <= least < 1:
+        raise ValueError(f"least={least} must be a share of all rows: at least 0, and less than 1")
+    draws = check_paths(paths, state_names, 0.5)
+    rows = [np.count_nonzero(draws == k, axis=(1, 2)) for k in range(len(state_names))]
+    enough = max(1.0, least * np.count_nonzero(draws[0] >= 0))
+    number = np.count_nonzero(np.stack(rows) >= enough, axis=0)
+    numbers = np.arange(len(rows) + 1)
+    table = pd.DataFrame({"states": numbers, "probability": (number == numbers[:, None]).mean(1)})
+    table.attrs = {"least": least}
+    return table
+
+
 def modal_path(paths: ArrayLike) -> Ints:
     """Most probable state of every row: (runs, rows), the lowest of ties, -1 on padding."""
     draws = np.asarray(paths)

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor
 
-from bayeshmm import messages, phases, sensitivity
-from bayeshmm.emissions.law import Law
-from bayeshmm.emissions.likelihood import log_likelihood
-from bayeshmm.encoding import Encoded, Encoding
+from bayeshmm import decoding, messages, phases, sensitivity
+from bayeshmm.averages import averaged_density
+from bayeshmm.emissions import Emission
 from bayeshmm.hmm import HMM
 from bayeshmm.inference.gibbs import Draws
 from bayeshmm.inference.predictive import predict
 from bayeshmm.inference.variational import VariationalFit
-from bayeshmm.inference_data import DRAWS_AT_ONCE, inference_data
-from bayeshmm.nested import take
+from bayeshmm.inference_data import inference_data
 from bayeshmm.runs import Runs
-from bayeshmm.transitions import Chain
-
-SMOOTHING_DRAWS = 200
-"""Posterior draws that state probabilities are averaged over."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,14 +38,23 @@ class Posterior:
     hmm : HMM
         The model.
     inference : str
-        ``"gibbs"``: the draws are exact; ``"vi"``: they are the variational posterior's own, and
-        intervals are too narrow.
+        ``"gibbs"``, ``"nuts"``: the draws are exact; ``"vi"``: they are too where
+        ``diagnostics["k_hat"]`` is at most 0.7.
     restarts : DataFrame
         A row per starting point: objective reached, agreement with the best.
     diagnostics : Series
         Of the sampler: largest R-hat, smallest effective sample size, ...
     state_names : tuple of str
         Names of the phases.
+    encoding : Encoding or OwnUnits
+        Units of the model; the latter for an emission of a user's own.
+    mode : VariationalFit or None
+        The conjugate fit that the draws started from, where there is one; see `variational`.
+    draws : Draws
+        In the units of the model.
+    losses : ndarray
+        Minus the evidence lower bound, one estimate a step of variational inference, in units of
+        the data; empty where there was none. `bayeshmm.plots.convergence` shows it.
     """
 
     runs: Runs
@@ -60,11 +62,12 @@ class Posterior:
     inference: str
     restarts: pd.DataFrame
     diagnostics: pd.Series
-    encoding: Encoding
-    variational: VariationalFit
+    encoding: Any
+    mode: VariationalFit | None
     draws: Draws
     seed: int = 0
     state_names: tuple[str, ...] = field(default=())
+    losses: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def __post_init__(self) -> None:
         if not self.state_names:
@@ -75,6 +78,27 @@ class Posterior:
     def states(self) -> int:
         """Number of phases K."""
         return self.hmm.states
+
+    @property
+    def variational(self) -> VariationalFit:
+        """The conjugate fit that the draws started from.
+
+        Raises
+        ------
+        ValueError
+            If the emission is a user's own, which has none.
+        """
+        if self.mode is None:
+            raise ValueError(
+                f"{type(self.hmm.emission).__name__} has no conjugate updates, which this question "
+                "needs. All that was drawn is in posterior.idata."
+            )
+        return self.mode
+
+    @property
+    def minimum_dwell(self) -> int:
+        """Rows that every visit to a phase lasts at least."""
+        return self.hmm.dwell(self.runs)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -129,7 +153,8 @@ class Posterior:
             Over (run, time, state), averaged over posterior draws; NaN beyond a run's end; the
             training step is the coordinate ``step`` (run, time).
         """
-        return self._state_probabilities(messages.smooth, runs, joined=True)
+        runs = self._modelled(runs)
+        return decoding.state_probabilities(self, messages.smooth, runs, joined=True)
 
     def filter(self, runs: Runs | None = None) -> xr.DataArray:
         """Probability of each phase in each row given the rows up to it: see `smooth`.
@@ -138,7 +163,8 @@ class Posterior:
         nothing is known but the rows up to each, and what they may have of run effects is taken
         for noise of the rows.
         """
-        return self._state_probabilities(messages.filter, runs, joined=False)
+        runs = self._modelled(runs)
+        return decoding.state_probabilities(self, messages.filter, runs, joined=False)
 
     def entry_times(self, level: float = 0.9, runs: Runs | None = None) -> pd.DataFrame:
         """When each run first entered each phase.
@@ -156,7 +182,9 @@ class Posterior:
             Columns run, state, probability (that it is ever entered), median, lower, upper (given
             that it is), in training steps.
         """
-        return phases.entry_times(*self._path_table(runs), level)
+        runs = self._modelled(runs)
+        paths = decoding.state_paths(self, runs)
+        return phases.entry_times(paths, runs.steps, runs.names, self.state_names, level)
 
     def transition_times(self, level: float = 0.9, runs: Runs | None = None) -> pd.DataFrame:
         """Every change of phase in every run.
@@ -167,13 +195,19 @@ class Posterior:
             Columns run, source, target, occurrence (the first, second, ... such change of the
             run), probability, median, lower, upper. A change at row t is reported as its step.
         """
-        return phases.transition_times(*self._path_table(runs), level)
+        runs = self._modelled(runs)
+        paths = decoding.state_paths(self, runs)
+        return phases.transition_times(paths, runs.steps, runs.names, self.state_names, level)
 
     def log_density(self, runs: Runs) -> xr.DataArray:
         """Log posterior predictive density of whole runs, in the units of the data.
 
         The posterior is updated on each run by itself: a deterministic lower bound, tight to a
         small fraction of a nat a row, where averages over draws are nats a row too low.
+
+        With an emission of a user's own it is such an average all the same: ``attrs["method"]``
+        says so, the coordinate ``k_hat`` says where it is not to be believed (above 0.7), and known
+        runs are weighed out of the draws.
 
         Parameters
         ----------
@@ -185,9 +219,16 @@ class Posterior:
         -------
         DataArray
             Over run.
+
+        Warns
+        -----
+        ApproximationWarning
+            Where an average over draws is not to be believed.
         """
         runs = self._modelled(runs)
-        known = self._known(runs)
+        known = decoding.known_runs(self, runs)
+        if self.mode is None:
+            return averaged_density(self, runs, known)
         values = np.empty(len(runs))
         if known.any():
             left_out = predict(self.variational, self.encoding.encode(self.runs), leave_out=True)
@@ -201,7 +242,7 @@ class Posterior:
             coords={"run": list(runs.names)},
             dims="run",
             name="log_density",
-            attrs={"shortcut": [runs.names[n] for n in np.flatnonzero(known)]},
+            attrs={"method": "updated", "shortcut": [runs.names[n] for n in np.flatnonzero(known)]},
         )
 
     def sensitivity(self, factor: float = 2.0) -> pd.DataFrame:
@@ -247,7 +288,7 @@ class Posterior:
         Raises
         ------
         ValueError
-            With ``inference="vi"``, whose draws are blind to hyper-priors.
+            If the emission is a user's own.
 
         Warns
         -----
@@ -265,8 +306,8 @@ class Posterior:
     def __repr__(self) -> str:
         return (
             f"Posterior of {self.states} phases ({', '.join(self.state_names)}) in "
-            f"{len(self.runs)} runs, {self.hmm.family!r}, minimum dwell "
-            f"{self.variational.prior.minimum_dwell} rows{self._dwell_in_steps()}; "
+            f"{len(self.runs)} runs, {self._emission_name()}, minimum dwell "
+            f"{self.minimum_dwell} rows{self._dwell_in_steps()}; "
             f"{len(self.paths)} draws by {self.inference}"
         )
 
@@ -275,144 +316,16 @@ class Posterior:
         table = phases.state_occupancy(self.paths, self.state_names)
         return f"<p>{repr(self).replace('<', '&lt;')}</p>{table.round(3).to_html()}"
 
+    def _emission_name(self) -> str:
+        emission = self.hmm.emission
+        return repr(emission) if isinstance(emission, Emission) else type(emission).__name__
+
     def _dwell_in_steps(self) -> str:
         gap = self.runs.step_gap
-        return "" if gap is None else f" ({self.variational.prior.minimum_dwell * gap} steps)"
+        return "" if gap is None else f" ({self.minimum_dwell * gap} steps)"
 
-    def _modelled(self, runs: Runs) -> Runs:
-        return runs if runs.metrics == self.metrics else runs.select(self.metrics)
-
-    def _known(self, runs: Runs) -> NDArray[np.bool_]:
-        """Which of `runs` are the very runs that were fitted, (N,)."""
-        own = {name: n for n, name in enumerate(self.runs.names)}
-        known = np.zeros(len(runs), dtype=bool)
-        for i, name in enumerate(runs.names):
-            n, length = own.get(name), int(runs.lengths[i])
-            known[i] = (
-                n is not None
-                and length == self.runs.lengths[n]
-                and np.array_equal(
-                    runs.values[i, :length], self.runs.values[n, :length], equal_nan=True
-                )
-            )
-        return known
-
-    def _parameter_draws(self, runs: Runs | None, joined: bool) -> tuple[Encoded, Law, Chain, Runs]:
-        """Draws of the parameters that rule `runs`.
-
-        Those of the fit, (S, 1, ...); where new runs are `joined` to what it knows, they have their
-        own, (S, N, ...). New runs that are not have an unknown effect: noise, for all it knows.
-        """
-        which = torch.linspace(0, len(self.paths) - 1, min(SMOOTHING_DRAWS, len(self.paths)))
-        index = which.round().long()
-        law: Law = take(self.draws.law, index)
-        chain: Chain = take(self.draws.chain, index)
-        runs = self.runs if runs is None else self._modelled(runs)
-        data = self.encoding.encode(runs)
-        known = torch.from_numpy(self._known(runs))
-        names = self.runs.names
-        place = [names.index(name) if name in names else 0 for name in runs.names]
-        own = law.of_runs(torch.tensor(place))
-        if known.all():
-            return data, own, chain, runs
-        generator = torch.Generator().manual_seed(self.seed)
-        if joined:
-            updated = predict(self.variational, data)
-            new_law = updated.regression.sample(generator, (len(index),))
-            new_chain = updated.chain.sample(generator, (len(index),))
-        else:
-            new_law, new_chain = self._of_unknown_effect(law, index), chain
-
-        def choose(own: Tensor, new: Tensor) -> Tensor:
-            return torch.where(known.reshape(-1, *[1] * (new.ndim - 2)), own, new)
-
-        own = own.by_run()
-        own = own._replace(
-            coefficients=choose(own.coefficients, new_law.coefficients),
-            precision=choose(own.precision, new_law.precision),
-            log_variance=choose(own.log_variance, new_law.log_variance),
-        )
-        chain = Chain(*(choose(*part) for part in zip(chain, new_chain, strict=True)))
-        return data, own, chain, runs
-
-    def _of_unknown_effect(self, law: Law, index: Tensor) -> Law:
-        """Draws of a law whose run effects add to the noise of every row."""
-        if law.effects is None:
-            return law
-        spread = 1.0 / self.draws.precisions.groups[index][..., -1, None, None]
-        return law._replace(
-            effects=None,
-            precision=law.precision / (1.0 + spread),
-            log_variance=law.log_variance + torch.log1p(spread),
-        )
-
-    def _batches(
-        self, runs: Runs | None, function: Callable[[Chain, Tensor, Tensor], Tensor], joined: bool
-    ) -> tuple[list[Tensor], Runs]:
-        """Apply a message-passing function to batches of parameter draws."""
-        data, law, chain, runs = self._parameter_draws(runs, joined)
-        results = []
-        for first in range(0, len(law.precision), DRAWS_AT_ONCE):
-            some = slice(first, first + DRAWS_AT_ONCE)
-            rows, _ = log_likelihood(data.design, take(law, some))
-            log = take(chain, some).log
-            results.append(function(log, rows, data.design.lengths))
-        return results, runs
-
-    def _state_probabilities(
-        self, function: Callable[..., Tensor], runs: Runs | None, joined: bool
-    ) -> xr.DataArray:
-        dwell = self.variational.prior.minimum_dwell
-        batches, runs = self._batches(
-            runs,
-            lambda log, rows, lengths: function(
-                log.initial, log.transition, rows, lengths=lengths, minimum_dwell=dwell
-            ).sum(0),
-            joined,
-        )
-        total = torch.stack(batches).sum(0).numpy()
-        count = total.sum(-1, keepdims=True)
-        with np.errstate(invalid="ignore"):
-            probabilities = np.where(runs.steps[..., None] >= 0, total / count, np.nan)
-        return xr.DataArray(
-            probabilities,
-            dims=("run", "time", "state"),
-            coords={
-                "run": list(runs.names),
-                "state": list(self.state_names),
-                "step": (("run", "time"), runs.steps),
-            },
-        )
-
-    def _path_table(
-        self, runs: Runs | None
-    ) -> tuple[NDArray[np.int8], NDArray[np.int64], tuple[str, ...], tuple[str, ...]]:
-        """Paths, steps, run names and state names, as the tables of `phases` take them."""
+    def _modelled(self, runs: Runs | None) -> Runs:
+        """The fitted runs, or new ones with the metrics of the fit."""
         if runs is None:
-            return self.paths, self.runs.steps, self.runs.names, self.state_names
-        runs = self._modelled(runs)
-        if self._known(runs).all():
-            place = [self.runs.names.index(name) for name in runs.names]
-            return (
-                self.paths[:, place, : runs.steps.shape[1]],
-                runs.steps,
-                runs.names,
-                self.state_names,
-            )
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        dwell = self.variational.prior.minimum_dwell
-
-        def draw(log: Chain, rows: Tensor, lengths: Tensor) -> Tensor:
-            uniforms = torch.rand(rows.shape[:-1], dtype=torch.float64, generator=generator)
-            return messages.sample_paths(
-                log.initial,
-                log.transition,
-                rows,
-                lengths=lengths,
-                minimum_dwell=dwell,
-                uniforms=uniforms,
-            )
-
-        batches, runs = self._batches(runs, draw, joined=True)
-        paths = torch.cat(batches).to(torch.int8).numpy()
-        return paths, runs.steps, runs.names, self.state_names
+            return self.runs
+        return runs if runs.metrics == self.metrics else runs.select(self.metrics)

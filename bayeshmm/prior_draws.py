@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from bayeshmm.runs import Runs
 from bayeshmm.simulation import draw_parameters, draw_paths, draw_rows
-from bayeshmm.transitions import chain_logs
 
 if TYPE_CHECKING:
     from bayeshmm.hmm import HMM
@@ -79,7 +78,7 @@ def prior_draws(hmm: HMM, rows: int, runs: int, draws: int, seed: int) -> PriorD
     coefficients = torch.cat([one.law.coefficients[:, :, 0] for one in drawn]) / noise[..., None]
     effects = [one.law.effects.mean[..., 0] for one in drawn if one.law.effects is not None]
     degrees = [one.law.tail.degrees for one in drawn if one.law.tail is not None]
-    log_exits = torch.cat([chain_logs(one.chain)[0] for one in drawn])
+    log_exits = torch.cat([one.chain.log_exits for one in drawn])
     uniform = torch.rand(noise.shape, dtype=torch.float64, generator=generator)
     beyond = (uniform.log() / log_exits[..., 1]).abs().floor()  # a stay may be certain: log 1 = 0
     return PriorDraws(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,26 @@ smaller differences are lost beside the moments of the metrics that move.
 """
 
 
+class Pace(NamedTuple):
+    """How far apart rows are, and how the increments of every metric grow with that.
+
+    Attributes
+    ----------
+    gaps
+        Distance of every row from the row before it in units of the typical gap, (N, T), or one
+        number for all rows; 1 in the first row and beyond the end of a run.
+    exponent
+        Power of the gap to which increments are proportional, (D,) or one number for all metrics.
+    """
+
+    gaps: Array | float = 1.0
+    exponent: Array | float = 0.0
+
+
+EVENLY = Pace()
+"""The pace of rows that are equally far apart."""
+
+
 @dataclass(frozen=True)
 class Scaling:
     """Pooled location and scale of every metric, and the order in which a model takes them.
@@ -36,16 +57,24 @@ class Scaling:
     mean, sd
         Pooled mean and standard deviation, after the logarithm where one is taken.
     increment
-        Pooled root mean square of the increments between observed values, in units of `sd`.
+        Pooled root mean square of the increments between observed values, in units of `sd`; of
+        uneven rows, of the increments over ``gap^gap_exponent``, gaps in units of `gap`.
     resolution
         Step in which the values were recorded (see `recording_step`), in units of `sd`: smaller
         differences carry no information, and it bounds every density. Of a logarithm, the
         smallest that such a step can be. At least `FINEST`.
-    floors
-        For metrics that are modelled as ``log(x + floor)``, their floor.
     order
         ``order[i]`` is the metric at place i of the recursive law: each metric may depend on
         the present of the metrics before it, and the best predicted ones come last.
+    floors
+        For metrics that are modelled as ``log(x + floor)``, their floor.
+    gap
+        Median gap between rows, in training steps; None where every row counts as one gap,
+        whatever its step.
+    gap_exponent
+        How increments grow with the gap: the pooled slope of their log size on the log gap,
+        between 0 (not at all) and 1 (a trend). None where all gaps are equal, which tell nothing
+        of it.
     """
 
     metrics: tuple[str, ...]
@@ -55,6 +84,8 @@ class Scaling:
     resolution: Array
     order: NDArray[np.int64]
     floors: Mapping[str, float] = field(default_factory=dict)
+    gap: float | None = None
+    gap_exponent: Array | None = None
 
     @classmethod
     def fit(cls, runs: Runs, log: Sequence[str] | Mapping[str, float] = ()) -> Scaling:
@@ -79,6 +110,12 @@ class Scaling:
         sd = _positive(np.nanstd(values, axis=(0, 1)))
         standard = (values - mean) / sd
         steps = observed_increments(standard)
+        gap = _typical_gap(runs)
+        exponent = None
+        if gap is not None and runs.step_gap is None:
+            gaps = spanned_gaps(standard, _gaps(runs, gap))
+            exponent = _exponent(steps, gaps)
+            steps = steps / gaps**exponent
         increment = _positive(np.sqrt(np.nanmean(steps**2, axis=(0, 1))))
         return cls(
             metrics=runs.metrics,
@@ -88,12 +125,38 @@ class Scaling:
             resolution=_resolution(runs, floors, sd),
             order=recursive_order(steps, runs.metrics),
             floors=floors,
+            gap=gap,
+            gap_exponent=exponent,
         )
 
     def standardise(self, runs: Runs) -> Array:
         """Standardised values of `runs`, shape (N, T, D), metrics in model `order`."""
         runs = runs if runs.metrics == self.metrics else runs.select(self.metrics)
         return ((_logged(runs, self.floors) - self.mean) / self.sd)[:, :, self.order]
+
+    def pace(self, runs: Runs) -> Pace:
+        """How far apart the rows of `runs` are, in units of `gap`; metrics in model `order`.
+
+        Raises
+        ------
+        ValueError
+            If all gaps of the fitted runs were equal, and a run has others.
+        """
+        if self.gap is None:
+            return EVENLY
+        gaps = _gaps(runs, self.gap)
+        if self.gap_exponent is not None:
+            return Pace(gaps, self.gap_exponent[self.order])
+        if (gaps != 1.0).any():
+            n, t = np.argwhere(gaps != 1.0)[0]
+            raise ValueError(
+                f"run {runs.names[n]!r}: the rows of steps {runs.steps[n, t - 1]} and "
+                f"{runs.steps[n, t]} are {runs.steps[n, t] - runs.steps[n, t - 1]} steps apart, "
+                f"and all rows of the fitted runs {self.gap:g}, which do not tell how a metric "
+                f"moves over other gaps: give rows {self.gap:g} steps apart, fit the model to this "
+                "run too, or fit levels, emission='gaussian'."
+            )
+        return EVENLY
 
     def log_jacobian(self, runs: Runs) -> Array:
         """Log density in the data's units less that in standardised units, shape (N,)."""
@@ -114,6 +177,29 @@ def observed_increments(values: Array) -> Array:
         increments[:, t] = values[:, t] - last
         last = np.where(np.isnan(values[:, t]), last, values[:, t])
     return increments
+
+
+def spanned_gaps(values: Array, gaps: Array | float) -> Array:
+    """Mean gap of the rows that each increment of `observed_increments` spans, (N, T, D).
+
+    The increment to an observed value spans every row after the one that was observed last. 1 where
+    nothing was observed before.
+
+    Parameters
+    ----------
+    values
+        (N, T, D), NaN where missing.
+    gaps
+        Distance of every row from the row before it, (N, T) or one number.
+    """
+    N, T, _ = values.shape
+    rows = np.arange(T)[None, :, None]
+    time = np.broadcast_to(gaps, (N, T)).cumsum(axis=1)[:, :, None]
+    seen = np.where(np.isnan(values), -1, rows)
+    last = np.pad(np.maximum.accumulate(seen, axis=1), ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    last[:, 0] = -1
+    elapsed = time - np.take_along_axis(time, np.maximum(last, 0), axis=1)
+    return np.where(last < 0, 1.0, elapsed / (rows - last))
 
 
 def recording_step(values: Array) -> float:
@@ -163,6 +249,33 @@ def recursive_order(increments: Array, names: Sequence[str]) -> NDArray[np.int64
         best = int(np.argmax(np.round(variance_inflation, 9)))
         placed.append(remaining.pop(best))
     return np.array(placed[::-1], dtype=np.int64)
+
+
+def _typical_gap(runs: Runs) -> float | None:
+    """Median number of steps between neighbouring rows; None if no run has two."""
+    gaps = np.diff(runs.steps)[runs.steps[:, 1:] >= 0]
+    return float(np.median(gaps)) if gaps.size else None
+
+
+def _gaps(runs: Runs, gap: float) -> Array:
+    """Distance of every row from the one before it in units of `gap`; 1 where there is none."""
+    gaps = np.ones(runs.steps.shape)
+    np.divide(np.diff(runs.steps), gap, out=gaps[:, 1:], where=runs.steps[:, 1:] >= 0)
+    return gaps
+
+
+def _exponent(increments: Array, gaps: Array) -> Array:
+    """Pooled slope of log size on log gap for every metric, (D,), between 0 and 1.
+
+    Increments of zero have no logarithm and are passed over.
+    """
+    slopes = np.zeros(increments.shape[2])
+    for j in range(len(slopes)):
+        moved = np.nan_to_num(increments[..., j]) != 0
+        size, gap = np.log(np.abs(increments[moved, j])), np.log(gaps[moved, j])
+        if gap.size and np.ptp(gap) > 0:
+            slopes[j] = np.cov(gap, size)[0, 1] / gap.var(ddof=1)
+    return slopes.clip(0.0, 1.0)
 
 
 def _floors(runs: Runs, log: Sequence[str] | Mapping[str, float]) -> dict[str, float]:

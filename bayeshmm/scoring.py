@@ -14,7 +14,7 @@ from bayeshmm.emissions.law import Effects, Law
 from bayeshmm.emissions.likelihood import log_likelihood
 from bayeshmm.emissions.tails import StudentT
 from bayeshmm.encoding import Encoded, Encoding
-from bayeshmm.hmm import HMM, label_symmetries, run_log_densities
+from bayeshmm.hmm import HMM, run_log_densities
 from bayeshmm.inference.predictive import predict
 from bayeshmm.inference.search import refine, search
 from bayeshmm.inference.variational import VariationalFit
@@ -84,9 +84,9 @@ def fit_candidate(
         for held in members:
             rest = [n for n, name in enumerate(runs.names) if name not in held]
             training = runs.subset([runs.names[n] for n in rest])
-            units, seen = hmm.encode(training, floors)
+            units, seen = hmm.encode(training, floors, encoding.calendar)
             warm = mode.states[rest, : training.steps.shape[1]]
-            refitted = refine(hmm.prior(runs), seen, warm)
+            refitted = refine(hmm.prior(runs, encoding.calendar), seen, warm)
             score = predict(refitted, units.encode(runs.subset(held))).log_density.numpy()
             held_out[[runs.names.index(name) for name in held]] = score
     else:
@@ -99,7 +99,7 @@ def fit_candidate(
         restarts=starts,
         held_out=held_out,
         ahead=ahead,
-        elbo=mode.bound + jacobian + label_symmetries(hmm.states),
+        elbo=mode.bound + jacobian + mode.prior.transition.label_symmetries(),
         bic=bic(mode, data, float(runs.lengths.sum())),
     )
 

@@ -25,13 +25,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeshmm._arviz import az
 from bayeshmm.emissions.hyperpriors import Hyperpriors
 from bayeshmm.emissions.law import Law
 from bayeshmm.emissions.regression import RegressionPrior, Shrinkage
 from bayeshmm.emissions.tails import StudentT
+from bayeshmm.inference.importance import RELIABLE, smoothed
 from bayeshmm.inference_data import emission_parameters
-from bayeshmm.transitions import Chain, TransitionPrior, chain_logs
+from bayeshmm.transitions.rows import ExitRows
 from bayeshmm.visits import visits_by_run
 
 if TYPE_CHECKING:
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from bayeshmm.posterior import Posterior
 
 Array = NDArray[np.float64]
-
-RELIABLE = 0.7
-"""Largest k-hat at which weighted draws are believed."""
 
 POWERS = {"shrinkage": 2, "run_effects": 2, "scale": -2, "noise_shape": -1, "degrees": -1}
 """Power of the factor by which a hyper-prior's rate, or ``noise_shape``, is multiplied."""
@@ -73,18 +70,13 @@ def prior_sensitivity(posterior: Posterior, factor: float) -> pd.DataFrame:
     """How far the answers move: see `Posterior.sensitivity`."""
     if not 1.0 < factor < math.inf:
         raise ValueError(f"factor={factor} must be a number above 1: 2 doubles and halves.")
-    if posterior.inference == "vi":
-        raise ValueError(
-            'the draws of inference="vi" take phases, parameters and hyper-parameters as '
-            "independent, so that no prior would seem to matter. Fit with inference='gibbs'."
-        )
-    draws = len(posterior.paths)
+    prior, draws = posterior.variational.prior, len(posterior.paths)
     efficiency = min(1.0, posterior.diagnostics["effective_draws"] / draws)
     entries = first_entries(posterior)
     entered = 1.0 - np.isnan(entries)
     answers = quantities(posterior, entries)
     rows = []
-    for part in parts(posterior.variational.prior):
+    for part in parts(prior):
         _, present = under(posterior, part, 1.0)
         for change, times in (("narrowed", 1.0 / factor), ("widened", factor)):
             written, log_density = under(posterior, part, times)
@@ -120,7 +112,8 @@ def parts(prior: Prior) -> list[str]:
     has = {
         "run_effects": prior.regression.layout.run_effects,
         "degrees": prior.tail is not None,
-        "expected_dwell": prior.transition.states > 1,
+        "expected_dwell": prior.transition.states > 1
+        and isinstance(prior.transition.exits, ExitRows),
     }
     return [part for part in (*POWERS, "expected_dwell") if has.get(part, True)]
 
@@ -137,11 +130,11 @@ def under(posterior: Posterior, part: str, times: float) -> tuple[str, Tensor]:
     """
     prior, draws = posterior.variational.prior, posterior.draws
     if part == "expected_dwell":
-        K, dwell, present = prior.transition.states, prior.minimum_dwell, prior.transition
-        rows = dwell + times * (present.expected_dwell - dwell)
-        gap = posterior.runs.step_gap
-        written = f"{part}={rows:g} rows" if gap is None else f"{part}={rows * gap:g}"
-        return written, log_exits(TransitionPrior(K, dwell, rows), draws.chain)
+        assert isinstance(prior.transition.exits, ExitRows)
+        present, calendar = prior.transition.exits, posterior.encoding.calendar
+        exits = ExitRows(present.active[:, 0], times * present.excess)
+        steps = (prior.minimum_dwell * calendar.gap + exits.excess) * calendar.base
+        return f"{part}={steps:g}", exits.log_density(draws.chain.log_exits[:, 0])
     hyperpriors = changed(prior.regression.hyperpriors, part, times)
     written = f"{part}={getattr(hyperpriors, part)}"
     if part == "degrees" and draws.law.tail is not None:
@@ -180,29 +173,6 @@ def _log_normaliser(law: Shrinkage) -> Tensor:
 def log_degrees(prior: StudentT, degrees: Tensor) -> Tensor:
     """Log prior probability of degrees of freedom (S, 1), (S,)."""
     return prior.log_prior[(prior.grid - degrees).abs().argmin(-1)]
-
-
-def log_exits(prior: TransitionPrior, chain: Chain) -> Tensor:
-    """Log prior density of the exit probabilities, their mean and concentration summed out, (S,).
-
-    The laws of the jumps and of the first state do not depend on the expected dwell.
-    """
-    logs, grid = chain_logs(chain)[0][:, 0], prior.exit_grid
-    normaliser = torch.lgamma(grid.sum(-1)) - torch.lgamma(grid).sum(-1)
-    points = logs.sum(-2) @ (grid - 1.0).T + prior.states * normaliser + prior.log_exit_prior
-    return points.logsumexp(-1)
-
-
-def smoothed(log_ratio: Array, efficiency: float) -> tuple[Array, float]:
-    """Weights of the draws, which sum to 1, and the k-hat of their tail.
-
-    Weights that differ by less than a factor of e have no tail: k-hat is then 0.
-    """
-    if np.ptp(log_ratio) < 1.0:
-        weights = np.exp(log_ratio - log_ratio.max())
-        return weights / weights.sum(), 0.0
-    log_weights, k_hat = az.psislw(log_ratio, reff=efficiency)
-    return np.exp(log_weights), float(k_hat)
 
 
 def first_entries(posterior: Posterior) -> Array:
@@ -244,7 +214,7 @@ def quantities(posterior: Posterior, entries: Array) -> dict[str, Answers]:
         ),
     }
     if posterior.states > 1:
-        exits = chain_logs(posterior.draws.chain)[0][:, 0, :, 0].exp().numpy()
+        exits = posterior.draws.chain.log_exits[:, 0, :, 0].exp().numpy()
         found["dwell"] = Answers(exits, [f"dwell in {phase}" for phase in phases])
     return found
 

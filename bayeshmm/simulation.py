@@ -22,12 +22,14 @@ from bayeshmm.emissions.features import Memory
 from bayeshmm.emissions.law import Effects, Law
 from bayeshmm.emissions.regression import Precisions, RegressionPrior
 from bayeshmm.runs import Runs
-from bayeshmm.transitions import Chain
+from bayeshmm.transitions import Chain, Hyper
 
 if TYPE_CHECKING:
     from bayeshmm.hmm import HMM, Prior
 
 Array = NDArray[np.float64]
+Steps = Sequence[int] | Sequence[Sequence[int]]
+"""Training steps of the rows of all runs, or of each."""
 
 
 class Parameters(NamedTuple):
@@ -41,9 +43,9 @@ class Parameters(NamedTuple):
     precisions
         Hyper-parameters ``lambda`` (1, G) and ``psi`` (1, D) of the regressions.
     chain
-        Initial law (1, K) and transition matrix of the rows past the minimum dwell (1, K, K).
-    exit_mean, exit_concentration, jump_concentration
-        Hyper-parameters of the chain, points of the grid that inference has them on.
+        Initial law (1, K) and transition matrix of a base step past the minimum dwell (1, K, K).
+    hyper
+        Hyper-parameters of the chain by name.
     entry, entry_precisions
         The law of the first values of a dynamic family, of one state; None for levels.
     """
@@ -51,9 +53,7 @@ class Parameters(NamedTuple):
     law: Law
     precisions: Precisions
     chain: Chain
-    exit_mean: float
-    exit_concentration: float
-    jump_concentration: float
+    hyper: Hyper
     entry: Law | None
     entry_precisions: Precisions | None
 
@@ -64,7 +64,7 @@ class Simulation(NamedTuple):
     Attributes
     ----------
     runs
-        The data: runs ``run-0, run-1, ...``, their first row at step 0.
+        The data: runs ``run-0, run-1, ...``.
     parameters
         What they were drawn from.
     paths
@@ -83,26 +83,15 @@ def simulate(
     *,
     metrics: int | Sequence[str] = 2,
     step_gap: int = 1,
+    steps: Steps | None = None,
 ) -> Simulation:
-    """Simulate runs from the prior of a model, hyper-parameters first.
+    """Simulate runs from the prior of a model, hyper-parameters first; see `HMM.simulate`.
 
     Rows are in the model's own units, which are those of the data: standard deviations, sizes of
-    increments and of features are all taken as 1.
-
-    Parameters
-    ----------
-    hmm
-        The model. The default hyper-priors are heavy-tailed, and simulated values vary by many
-        orders of magnitude; give tame ones, ``Hyperpriors(noise_shape=3, scale=(5, 50),
-        shrinkage=(5, 0.5))``, where they shall be moderate.
-    lengths
-        Rows of each run.
-    seed
-        Same seed, same runs.
-    metrics
-        Their number, or their names.
-    step_gap
-        Training steps between rows.
+    increments and of features are all taken as 1, and increments do not grow with the gap. The
+    default hyper-priors are heavy-tailed, and simulated values vary by many orders of magnitude;
+    give tame ones, ``Hyperpriors(noise_shape=3, scale=(5, 50), shrinkage=(5, 0.5))``, where they
+    shall be moderate.
 
     Raises
     ------
@@ -110,12 +99,14 @@ def simulate(
         If values grow beyond all numbers, naming the run, the row and the remedy; if an argument
         is no such thing; or if the emission is not `Gaussian` or `Autoregressive`.
     """
-    runs = _blank(lengths, metrics, step_gap)
-    prior = hmm.prior(runs)
+    runs = _blank(lengths, metrics, step_gap, steps)
+    prior, calendar = hmm.prior(runs), hmm.calendar(runs)
+    gaps = calendar.schedule(runs).gaps
+    pace = 1.0 if gaps is None else np.pad(gaps / calendar.gap, ((0, 0), (1, 0)))
     generator = torch.Generator().manual_seed(seed)
     parameters = draw_parameters(prior, len(runs), generator)
-    paths = draw_paths(parameters.chain, runs.lengths, prior.minimum_dwell, generator)
-    values = draw_rows(hmm.family, parameters, paths, generator)
+    paths = draw_paths(parameters.chain, runs.lengths, prior.minimum_dwell, generator, gaps)
+    values = draw_rows(hmm.family, parameters, paths, generator, pace)
     broken = ~np.isfinite(values).all(-1) & (paths >= 0)
     if broken.any():
         run = int(broken.any(1).argmax())
@@ -136,38 +127,42 @@ def draw_parameters(prior: Prior, runs: int, generator: torch.Generator) -> Para
     entry = entry_precisions = None
     if prior.entry is not None:
         entry, entry_precisions = _draw_regression(prior.entry, runs, generator)
-    transition = prior.transition
-    chain_law = transition.prior_law(transition.grid_point(transition.grid((1,)), generator))
-    exits, jumps = chain_law.exit[0, 0], chain_law.jump[0, 0]
-    return Parameters(
-        law,
-        precisions,
-        chain_law.sample(generator),
-        exit_mean=float(exits[0] / exits.sum()),
-        exit_concentration=float(exits.sum()),
-        jump_concentration=float(jumps.sum()),
-        entry=entry,
-        entry_precisions=entry_precisions,
-    )
+    chain, hyper = prior.transition.draw(generator)
+    return Parameters(law, precisions, chain, hyper, entry, entry_precisions)
 
 
 def draw_paths(
-    chain: Chain, lengths: NDArray[np.int64], minimum_dwell: int, generator: torch.Generator
+    chain: Chain,
+    lengths: NDArray[np.int64],
+    minimum_dwell: int,
+    generator: torch.Generator,
+    gaps: Tensor | None = None,
 ) -> NDArray[np.int64]:
-    """States of every row, (N, T): the first visit owes its full dwell, the last is cut short."""
+    """States of every row, (N, T): the first visit owes its full dwell, the last is cut short.
+
+    The chain is run through every one of the base steps between rows, (N, T-1), one by default.
+    With a minimum dwell, which counts rows, it changes at most once between two.
+    """
     N, T = len(lengths), int(lengths.max())
     within = np.arange(T) < lengths[:, None]
-    stay = chain.transition[0].expand(N, -1, -1)
-    state = torch.multinomial(chain.initial.expand(N, -1), 1, True, generator=generator)
-    age = torch.ones_like(state)
-    paths = torch.empty(N, T, dtype=torch.int64)
-    for t in range(T):
-        paths[:, t] = state[:, 0]
-        law = stay.gather(1, state[..., None].expand(-1, -1, stay.shape[-1]))[:, 0]
-        drawn = torch.multinomial(law, 1, True, generator=generator)
-        new = torch.where(age >= minimum_dwell, drawn, state)
-        age = torch.where(new == state, age + 1, 1)
-        state = new
+    if gaps is None:
+        gaps = torch.ones(N, T - 1, dtype=torch.int64)
+
+    def drawn(law: Tensor) -> Tensor:
+        return torch.multinomial(law, 1, True, generator=generator)[:, 0]
+
+    state = drawn(chain.initial.expand(N, -1))
+    paths, age = state[:, None].repeat(1, T), torch.ones_like(state)
+    for t in range(1, T):
+        gap, before = gaps[:, t - 1], state
+        ruled = age >= minimum_dwell
+        for step in range(int(gap.max())):
+            changes = ruled & (step < gap)
+            if minimum_dwell > 1:
+                changes &= state == before
+            state = torch.where(changes, drawn(chain.transition[0, state]), state)
+        age = torch.where(state == before, age + 1, 1)
+        paths[:, t] = state
     return np.where(within, paths.numpy(), -1)
 
 
@@ -176,8 +171,12 @@ def draw_rows(
     parameters: Parameters,
     paths: NDArray[np.int64],
     generator: torch.Generator,
+    pace: Array | float = 1.0,
 ) -> Array:
-    """Values of every row, (N, T, D): NaN beyond the end of a run."""
+    """Values of every row, (N, T, D): NaN beyond the end of a run.
+
+    `pace` is the gap before each row but the first, (N, T) or one number, in typical gaps.
+    """
     (N, T), D = paths.shape, parameters.law.precision.shape[-1]
     noise = torch.randn(N, T, D, dtype=torch.float64, generator=generator)
     if parameters.law.tail is not None:
@@ -195,6 +194,7 @@ def draw_rows(
             np.ones((N, D, 1)),
             (entry.precision.rsqrt()[0] * first_noise).numpy(),
         )
+    pace = np.broadcast_to(pace, (N, T))
     memory = _memory(family, (N, D))
     values = np.full((N, T, D), np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -203,16 +203,21 @@ def draw_rows(
             if first is not None and t == 0:
                 row = first
             else:
-                reference, past = _past(memory, (N, D), family.coupling == "full")
+                reference, past = _past(memory, (N, D), family.coupling == "full", pace[:, t])
                 own = coefficients[np.arange(N), state]
                 row = reference + _responses(own, past, deviation[state] * noise[:, t].numpy())
             values[:, t] = np.where(state[:, None] >= 0, row, np.nan)
             if memory is not None:
-                memory.observe(values[:, t])
+                memory.observe(values[:, t], pace[:, t])
     return values
 
 
-def _blank(lengths: Sequence[int], metrics: int | Sequence[str], step_gap: int) -> Runs:
+def _blank(
+    lengths: Sequence[int],
+    metrics: int | Sequence[str],
+    step_gap: int,
+    steps: Steps | None,
+) -> Runs:
     """Runs of these lengths, all of whose values are 0."""
     rows = [int(length) for length in lengths]
     if not rows or min(rows) < 1 or any(a != b for a, b in zip(rows, lengths, strict=True)):
@@ -225,8 +230,16 @@ def _blank(lengths: Sequence[int], metrics: int | Sequence[str], step_gap: int) 
         raise ValueError(f"metrics={metrics!r}: give their number, at least 1, or their names.")
     if step_gap < 1 or int(step_gap) != step_gap:
         raise ValueError(f"step_gap must be a whole number of steps, at least 1, not {step_gap!r}.")
+    if steps is None:
+        steps = range(0, max(rows) * int(step_gap), int(step_gap))
+    own = [np.asarray(one) for one in ([steps] * len(rows) if np.ndim(steps[0]) == 0 else steps)]
+    if len(own) != len(rows) or any(len(one) < n for one, n in zip(own, rows, strict=True)):
+        raise ValueError(
+            "steps must be one sequence, with as many steps as the longest run has rows, or one "
+            "for each run, with as many as it has rows."
+        )
     frame = pd.DataFrame({name: np.zeros(sum(rows)) for name in names})
-    frame.insert(0, "step", int(step_gap) * np.concatenate([np.arange(n) for n in rows]))
+    frame.insert(0, "step", np.concatenate([a[:n] for a, n in zip(own, rows, strict=True)]))
     frame.insert(0, "run", np.repeat([f"run-{n}" for n in range(len(rows))], rows))
     return Runs.from_dataframe(frame, metrics=names)
 
@@ -263,12 +276,14 @@ def _memory(family: Emission, shape: tuple[int, int]) -> Memory | None:
     return None
 
 
-def _past(memory: Memory | None, shape: tuple[int, int], coupled: bool) -> tuple[Array, Array]:
+def _past(
+    memory: Memory | None, shape: tuple[int, int], coupled: bool, gap: Array
+) -> tuple[Array, Array]:
     """Reference (N, D) and past regressors (N, D, P) of the next row."""
     constant = np.ones((*shape, 1))
     if memory is None:
         return np.zeros(shape), constant
-    features = memory.features()
+    features = memory.features(gap)
     if coupled:
         every = features.reshape(shape[0], 1, -1)
         features = np.broadcast_to(every, (*shape, every.shape[-1]))

@@ -25,9 +25,19 @@ from bayeshmm.inference.variational import Entry, Parameters, VariationalFit
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
 from bayeshmm.scaling import Scaling
-from bayeshmm.transitions import Chain, Counts, Dirichlet
+from bayeshmm.transitions import (
+    Calendar,
+    Chain,
+    Counts,
+    Dirichlet,
+    Grouped,
+    Hyper,
+    LeftToRight,
+    StickyHDP,
+    Transition,
+)
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the file's layout."""
 
 GROUP = "bayeshmm"
@@ -35,6 +45,11 @@ GROUP = "bayeshmm"
 
 FAMILIES: dict[str, type] = {"Gaussian": Gaussian, "Autoregressive": Autoregressive}
 """Families that a file can name."""
+
+TRANSITIONS: dict[str, type] = {
+    kind.__name__: kind for kind in (Dirichlet, LeftToRight, StickyHDP, Grouped)
+}
+"""Structures of transitions that a file can name."""
 
 
 def save(posterior: Posterior, path: str | Path) -> None:
@@ -45,7 +60,7 @@ def save(posterior: Posterior, path: str | Path) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {str(path.parent)!r} does not exist: make it first.")
-    scaling, fit = posterior.encoding.scaling, posterior.variational
+    fit, scaling = posterior.variational, posterior.encoding.scaling
     arrays: dict[str, np.ndarray] = {
         "runs.steps": posterior.runs.steps,
         "runs.lengths": posterior.runs.lengths,
@@ -58,6 +73,7 @@ def save(posterior: Posterior, path: str | Path) -> None:
         "feature_scale": posterior.encoding.feature_scale,
         "states": fit.states.numpy(),
         "paths": posterior.paths,
+        "losses": posterior.losses,
     }
     trees: dict[str, Any] = {
         "parameters": fit.parameters,
@@ -65,6 +81,7 @@ def save(posterior: Posterior, path: str | Path) -> None:
         "law": posterior.draws.law,
         "precisions": posterior.draws.precisions,
         "chain": posterior.draws.chain,
+        "hyper": posterior.draws.hyper,
     }
     if fit.entry is not None:
         trees |= {"entry.regression": fit.entry.regression, "entry.shrinkage": fit.entry.shrinkage}
@@ -83,7 +100,8 @@ def save(posterior: Posterior, path: str | Path) -> None:
         "floors": dict(scaling.floors),
         "states": posterior.states,
         "minimum_dwell": posterior.hmm.minimum_dwell,
-        "transition": asdict(posterior.hmm.transition) if posterior.hmm.transition else None,
+        "transition": _settings(posterior.hmm.transition),
+        "calendar": asdict(posterior.encoding.calendar),
         "emission": {
             "family": type(family).__name__,
             "settings": asdict(family) if type(family).__name__ in FAMILIES else {},  # type: ignore[call-overload]
@@ -133,15 +151,16 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
         schema = header["schema"]
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not a saved posterior ({error}).") from error
-    if schema > SCHEMA:
+    if schema != SCHEMA:
+        mend = "install a later bayeshmm" if schema > SCHEMA else "fit the runs in it again"
         raise ValueError(
-            f"{str(path)!r} has schema {schema}, and this version reads up to {SCHEMA}: "
-            "install a later bayeshmm."
+            f"{str(path)!r} has schema {schema}, and this version reads {SCHEMA}: {mend}."
         )
+    described = header["transition"]
     hmm = HMM(
         header["states"],
         emission or _family(header["emission"], path),
-        Dirichlet(**header["transition"]) if header["transition"] else None,
+        TRANSITIONS[described["kind"]](**described["settings"]) if described else None,
         header["minimum_dwell"],
     )
     runs = Runs(
@@ -161,7 +180,8 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
             for part in ("mean", "sd", "increment", "resolution", "order")
         },
     )
-    prior = hmm.prior(runs)
+    calendar = Calendar(**header["calendar"])
+    prior = hmm.prior(runs, calendar)
     entry = None
     if prior.entry is not None:
         entry = Entry(
@@ -179,8 +199,8 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
             {k: float("nan") if v is None else v for k, v in header["diagnostics"].items()},
             dtype=object,
         ),
-        encoding=Encoding(hmm.family, scaling, arrays["feature_scale"]),
-        variational=VariationalFit(
+        encoding=Encoding(hmm.family, scaling, arrays["feature_scale"], calendar),
+        mode=VariationalFit(
             prior,
             _tree(Parameters, "parameters", arrays),
             entry,
@@ -192,11 +212,13 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
             _tree(Law, "law", arrays),
             _tree(Precisions, "precisions", arrays),
             _tree(Chain, "chain", arrays),
+            _values("hyper", arrays),
             arrays["paths"],
             header["chains"],
         ),
         seed=header["seed"],
         state_names=tuple(header["state_names"]),
+        losses=arrays["losses"],
     )
 
 
@@ -204,6 +226,9 @@ def _leaves(name: str, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Arrays of nested named tuples, by dotted name; parts that are None are left out."""
     if isinstance(tree, Tensor):
         yield name, tree.contiguous().numpy()
+    elif isinstance(tree, dict):
+        for part, values in tree.items():
+            yield from _leaves(f"{name}.{part}", values)
     elif tree is not None:
         for part in tree._fields:
             yield from _leaves(f"{name}.{part}", getattr(tree, part))
@@ -217,11 +242,31 @@ def _tree(kind: type, name: str, arrays: dict[str, np.ndarray]) -> Any:
         nested = [kind for kind in (hint, *get_args(hint)) if hasattr(kind, "_fields")]
         if not any(known == place or known.startswith(f"{place}.") for known in arrays):
             parts.append(None)
+        elif hint == Hyper:
+            parts.append(_values(place, arrays))
         elif nested:
             parts.append(_tree(nested[0], place, arrays))
         else:
             parts.append(torch.from_numpy(arrays[place]))
     return kind(*parts)
+
+
+def _values(name: str, arrays: dict[str, np.ndarray]) -> Hyper:
+    """A dictionary of tensors by dotted name."""
+    return {
+        known.removeprefix(f"{name}."): torch.from_numpy(array)
+        for known, array in arrays.items()
+        if known.startswith(f"{name}.")
+    }
+
+
+def _settings(transition: Transition | None) -> dict[str, Any] | None:
+    """What makes the transitions again."""
+    if transition is None:
+        return None
+    if type(transition).__name__ not in TRANSITIONS:
+        raise ValueError(f"{transition!r} is not of this package: its posterior cannot be saved.")
+    return {"kind": type(transition).__name__, "settings": asdict(transition)}  # type: ignore[call-overload]
 
 
 def _family(described: dict[str, Any], path: Path) -> Emission:

@@ -34,9 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, parents=[common], argument_default=argparse.SUPPRESS
         ).add_argument_group("options")
         for field, value in dataclasses.asdict(configure(name)).items():
-            options.add_argument(
-                f"--{field}", type=type(value), metavar="VALUE", help=f"default: {value}"
-            )
+            if isinstance(value, bool):
+                switch = argparse.BooleanOptionalAction
+                options.add_argument(f"--{field}", action=switch, help=f"default: {value}")
+            else:
+                options.add_argument(
+                    f"--{field}", type=type(value), metavar="VALUE", help=f"default: {value}"
+                )
     chosen = vars(parser.parse_args(arguments))
     try:
         sweep(chosen.pop("experiment"), **chosen)

@@ -141,6 +141,7 @@ def _reusable(path: Path, config: ExperimentConfig) -> bool:
         )
     if (read_end(path) or {}).get("status") != "finished":
         return False
+    recorded = {**type(config)().record(), **recorded}  # older runs lack newer options
     if recorded != setting:
         changed = {
             key: (recorded.get(key), setting.get(key))

@@ -12,8 +12,9 @@ from torch import Tensor
 class PyroEmission(Protocol):
     """What an emission has to do that is not one of this package's families.
 
-    `bayeshmm.HMM` takes it as ``emission=``; the HMM is then a Pyro model like any other, with the
-    states summed out, for every engine of Pyro's. Rows may also depend on the rows before them.
+    `bayeshmm.fit` takes it as ``emission=``, with ``inference="vi"`` (the default for it) or
+    ``"nuts"``. So does `bayeshmm.HMM`, which is then a Pyro model like any other, with the states
+    summed out, for every engine of Pyro's. Rows may also depend on the rows before them.
 
     Examples
     --------
@@ -31,13 +32,15 @@ class PyroEmission(Protocol):
     ...         inside = values.clamp(1e-3, 1 - 1e-3)[:, :, None, :]
     ...         rows = dist.Beta(mean * size, (1 - mean) * size).log_prob(inside.nan_to_num(0.5))
     ...         return torch.where(inside.isnan(), 0.0, rows).sum(-1)
+    >>> posterior = bh.fit(runs, 3, emission=Accuracies())                # doctest: +SKIP
+    >>> posterior.entry_times()                                           # doctest: +SKIP
+
+    As a Pyro model, and the phases for any values of the parameters, one draw or many:
+
     >>> hmm = bh.HMM(3, Accuracies(), minimum_dwell=5)                    # doctest: +SKIP
     >>> guide = pyro.infer.autoguide.AutoMultivariateNormal(hmm)          # doctest: +SKIP
     >>> svi = pyro.infer.SVI(hmm, guide, adam, pyro.infer.Trace_ELBO())   # doctest: +SKIP
     >>> svi.step(runs)                                                    # doctest: +SKIP
-
-    The posterior of the phases follows from any values of the parameters, one draw or many:
-
     >>> rows = Accuracies().log_likelihood((mean, size), values)          # doctest: +SKIP
     >>> bh.messages.smooth(initial.log(), transition.log(), rows)         # doctest: +SKIP
     """

@@ -16,6 +16,7 @@ from bayeshmm.emissions.design import Design
 from bayeshmm.emissions.features import past
 from bayeshmm.emissions.hyperpriors import WEAKLY_INFORMATIVE, Hyperpriors
 from bayeshmm.emissions.layout import Layout
+from bayeshmm.scaling import EVENLY, Pace, spanned_gaps
 
 Array = NDArray[np.float64]
 Coupling = Literal["diagonal", "full"]
@@ -62,7 +63,7 @@ class Emission(Protocol):
         """What is believed before any run is seen."""
         ...
 
-    def past(self, values: Array) -> tuple[Array, Array]:
+    def past(self, values: Array, pace: Pace = EVENLY) -> tuple[Array, Array]:
         """Reference (N, T, D) and features (N, T, D, F) of standardised `values`."""
         ...
 
@@ -136,7 +137,7 @@ class Gaussian(_Regressions):
         """There is no past to depend on."""
         return "diagonal"
 
-    def past(self, values: Array) -> tuple[Array, Array]:
+    def past(self, values: Array, pace: Pace = EVENLY) -> tuple[Array, Array]:
         """A reference of 0 and a constant regressor."""
         return np.zeros_like(values), np.ones((*values.shape, 1))
 
@@ -152,12 +153,20 @@ class Autoregressive(_Regressions):
     coefficient is shrunk towards that by a learned amount. A metric that is missing in a row is
     integrated out exactly given these features.
 
+    Where rows are not equally far apart, this is a law per *logged row*, not one per training step
+    that is seen through gaps: an autoregression thinned to every other row is another one. What is
+    known of the gap Delta of a row, in units of the median gap, enters its regressors and its unit:
+    averages weigh a value of age a by ``2^(-a/h)``; past differences are extrapolated to Delta (by
+    a factor of 10 at most); increments of a metric, past and present, are in units proportional to
+    ``Delta^eta``, with ``eta`` between 0 and 1 found from the fitted runs (see `Scaling`). For an
+    exact law per training step take `Gaussian` levels with ``minimum_dwell=1``.
+
     Parameters
     ----------
     lags
         Number of past observed values, in rows, at least 1.
     half_lives
-        Half-lives of the moving averages, in rows.
+        Half-lives of the moving averages, in rows; where rows are uneven, in median gaps.
     coupling
         ``"diagonal"``: a metric depends on its own past; ``"full"``: on that of all metrics, whose
         coefficients are shrunk by amounts of their own.
@@ -202,9 +211,9 @@ class Autoregressive(_Regressions):
         """Yes."""
         return True
 
-    def past(self, values: Array) -> tuple[Array, Array]:
+    def past(self, values: Array, pace: Pace = EVENLY) -> tuple[Array, Array]:
         """Last observed value, and the features after an intercept."""
-        reference, features = past(values, self.lags, self.half_lives)
+        reference, features = past(values, self.lags, self.half_lives, pace)
         return reference, np.concatenate([np.ones((*values.shape, 1)), features], axis=-1)
 
 
@@ -243,9 +252,9 @@ def entry_layout(emission: Emission, metrics: int) -> Layout:
     return Layout(metrics, ("entry",), emission.covariance == "full")
 
 
-def feature_scale(emission: Emission, values: Array) -> Array:
+def feature_scale(emission: Emission, values: Array, pace: Pace = EVENLY) -> Array:
     """Pooled root mean square of every feature, (D, F); 1 where it is always zero."""
-    reference, features = emission.past(values)
+    reference, features = emission.past(values, pace)
     used = ~np.isnan(values) & ~np.isnan(reference)
     squares = (features**2 * used[..., None]).sum(axis=(0, 1)) / np.maximum(
         used.sum(axis=(0, 1)), 1
@@ -260,6 +269,7 @@ def design(
     increment: Array,
     resolution: Array,
     scale: Array,
+    pace: Pace = EVENLY,
 ) -> Design:
     """Responses and regressors of standardised runs.
 
@@ -275,10 +285,15 @@ def design(
         In model order and standardised units, (D,); see `Scaling`.
     scale
         From `feature_scale`, (D, F).
+    pace
+        How far apart rows are: increments are in units of ``increment * gap^exponent``. The
+        variance of rounding is that of a row at the typical gap.
     """
-    reference, features = emission.past(values)
+    reference, features = emission.past(values, pace)
     unit = increment if emission.dynamic else np.ones_like(increment)
     response = (values - reference) / unit
+    if emission.dynamic:
+        response /= spanned_gaps(values, pace.gaps) ** pace.exponent
     observed = ~np.isnan(response)
     features = features / scale
     features[np.arange(values.shape[1]) >= lengths[:, None]] = 0.0

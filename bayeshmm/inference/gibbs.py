@@ -31,7 +31,7 @@ from bayeshmm.hmm import Prior
 from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import VariationalFit
 from bayeshmm.nested import expanded, mapped, stacked
-from bayeshmm.transitions import Chain, Counts
+from bayeshmm.transitions import Chain, Hyper
 
 
 class State(NamedTuple):
@@ -45,6 +45,8 @@ class State(NamedTuple):
         Hyper-parameters of the regressions.
     chain
         Initial law and transition matrix.
+    hyper
+        Hyper-parameters of the chain, by name.
     paths
         (chains, N, T), -1 beyond the end of a run.
     """
@@ -52,6 +54,7 @@ class State(NamedTuple):
     law: Law
     precisions: Precisions
     chain: Chain
+    hyper: Hyper
     paths: Tensor
 
 
@@ -67,7 +70,9 @@ class Draws:
     precisions
         Hyper-parameters (S, 1, G) and (S, 1, D).
     chain
-        (S, 1, K) and (S, 1, K, K).
+        (S, 1, K) and (S, 1, K, K); with groups of runs, (S, G, K, K).
+    hyper
+        Hyper-parameters of the chain by name, (S, 1, ...).
     paths
         (S, N, T) int8, -1 beyond the end of a run.
     chains
@@ -77,6 +82,7 @@ class Draws:
     law: Law
     precisions: Precisions
     chain: Chain
+    hyper: Hyper
     paths: NDArray[np.int8]
     chains: int
 
@@ -89,21 +95,24 @@ def start(fit: VariationalFit, chains: int, generator: torch.Generator) -> State
         law = law._replace(tail=fit.prior.tail.drawn(expanded(parameters.tail, chains), generator))
     precisions = parameters.shrinkage.sample(generator, (chains,))
     chain = parameters.chain.sample(generator, (chains,))
+    hyper = fit.prior.transition.draw_hyper(expanded(parameters.hyper, chains), generator)
     N, T, _ = fit.states.shape
-    return State(law, precisions, chain, torch.tensor(-1).expand(chains, N, T))
+    return State(law, precisions, chain, hyper, torch.tensor(-1).expand(chains, N, T))
 
 
-def sweep(prior: Prior, design: Design, state: State, generator: torch.Generator) -> State:
+def sweep(prior: Prior, data: Encoded, state: State, generator: torch.Generator) -> State:
     """Draw every block once."""
+    design, dwell = data.design, prior.minimum_dwell
     rows, hidden = log_likelihood(design, state.law)
     log_chain = state.chain.log
+    spread = data.schedule.spread(log_chain, dwell)
     uniforms = torch.rand(rows.shape[:-1], dtype=torch.float64, generator=generator)
     paths = messages.sample_paths(
-        log_chain.initial,
-        log_chain.transition,
+        spread.initial,
+        spread.transition,
         rows,
         lengths=design.lengths,
-        minimum_dwell=prior.minimum_dwell,
+        minimum_dwell=dwell,
         uniforms=uniforms,
     )
     tail = None
@@ -120,9 +129,9 @@ def sweep(prior: Prior, design: Design, state: State, generator: torch.Generator
     conditional = prior.regression.posterior(statistics, state.precisions)
     law = conditional.sample(generator)._replace(tail=tail)
     precisions = prior.regression.posterior_shrinkage(law).sample(generator)
-    counts = path_counts(paths, prior.regression.states, prior.minimum_dwell)
-    chain = prior.transition.sample(state.chain, counts, generator)
-    return State(law, precisions, chain, paths)
+    counts = data.schedule.path_counts(paths, log_chain, dwell, generator)
+    chain, hyper = prior.transition.sample(state.chain, state.hyper, counts, generator)
+    return State(law, precisions, chain, hyper, paths)
 
 
 def draw_weights(
@@ -183,43 +192,11 @@ def sample(
     kept = []
     sweeps = warmup + thin * -(-draws // chains)
     for i in tqdm(range(1, sweeps + 1), desc="exact draws", disable=not progress, leave=False):
-        state = sweep(fit.prior, data.design, state, generator)
+        state = sweep(fit.prior, data, state, generator)
         if i > warmup and (i - warmup) % thin == 0:
             kept.append(state._replace(paths=state.paths.to(torch.int8)))
-    law, precisions, chain, paths = mapped(lambda part: part.flatten(0, 1), stacked(kept, 1))
-    return Draws(law, precisions, chain, paths.numpy(), chains)
-
-
-def path_counts(paths: Tensor, states: int, minimum_dwell: int) -> Counts:
-    """First states, and the stays and jumps that the transition matrix ruled.
-
-    Parameters
-    ----------
-    paths
-        (..., N, T), -1 beyond the end of a run.
-    states
-        K.
-    minimum_dwell
-        A row rules the next one only once its visit has lasted so many rows.
-
-    Returns
-    -------
-    Counts
-        Summed over runs, with an axis of runs of size 1: (..., 1, K) and (..., 1, K, K).
-    """
-    *batch, _, T = paths.shape
-    place = torch.arange(T).expand(paths.shape)
-    fresh = torch.ones_like(paths, dtype=torch.bool)
-    fresh[..., 1:] = paths[..., 1:] != paths[..., :-1]
-    age = place - torch.where(fresh, place, 0).cummax(-1).values + 1
-    ruled = (age[..., :-1] >= minimum_dwell) & (paths[..., 1:] >= 0)
-    cell = torch.where(ruled, paths[..., :-1] * states + paths[..., 1:], states**2)
-    flat = cell.reshape(*batch, -1)
-    cells = torch.zeros(*batch, states**2 + 1, dtype=torch.float64)
-    cells.scatter_add_(-1, flat, torch.ones(flat.shape, dtype=torch.float64))
-    transition = cells[..., :-1].reshape(*batch, 1, states, states)
-    initial = torch.nn.functional.one_hot(paths[..., 0], states).sum(-2, keepdim=True)
-    return Counts(initial.to(torch.float64), transition)
+    law, precisions, chain, hyper, paths = mapped(lambda part: part.flatten(0, 1), stacked(kept, 1))
+    return Draws(law, precisions, chain, hyper, paths.numpy(), chains)
 
 
 def _impute(

@@ -63,10 +63,11 @@ def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> P
     """
     law, chain = _cavity(fit, data) if leave_out else _shared(fit, data)
     posterior, posterior_chain = law, chain
+    own = data.ungrouped()  # every run has laws of its own
 
     def expected() -> Expectation:
         return expectation(
-            data.design,
+            own,
             fit.prior.law(posterior.law, fit.parameters.tail),
             posterior_chain.expected_log,
             fit.prior.minimum_dwell,
@@ -92,7 +93,7 @@ def _shared(fit: VariationalFit, data: Encoded) -> tuple[NormalInverseGamma, Cha
     regression = parameters.regression
     if regression.runs is not None:
         regression = regression.widened(parameters.shrinkage.expected.groups[..., -1])
-    return for_each(regression, N), for_each(parameters.chain, N)
+    return for_each(regression, N), for_each(parameters.chain, N, data.schedule.groups)
 
 
 def _cavity(fit: VariationalFit, data: Encoded) -> tuple[NormalInverseGamma, ChainPosterior]:
@@ -109,13 +110,23 @@ def _cavity(fit: VariationalFit, data: Encoded) -> tuple[NormalInverseGamma, Cha
     regression = fit.prior.regression.posterior(others, precisions)
     if fit.prior.regression.layout.run_effects:
         regression = regression.widened(run_precision)
-    chain = fit.prior.transition.prior_law(parameters.grid)
-    return regression, chain.updated(Counts(*(_others(part) for part in fit.counts)))
+    counts, groups = Counts(*(_others(part) for part in fit.counts)), data.schedule.groups
+    if groups is not None:
+        alike = (groups[:, None] == groups).to(torch.float64).fill_diagonal_(0.0)
+        counts = counts._replace(transition=torch.einsum("nm,mkl->nkl", alike, fit.counts[1]))
+    prior = fit.prior.transition.prior_law(parameters.hyper)
+    return regression, for_each(prior, len(fit.states), groups).updated(counts)
 
 
-def for_each(law: Any, runs: int) -> Any:
-    """A view of the law that runs share, (1, ...), for each of them, (N, ...)."""
-    return mapped(lambda part: part.expand(runs, *part.shape[1:]), law)
+def for_each(law: Any, runs: int, groups: Tensor | None = None) -> Any:
+    """The law that runs share, (1, ...), or that of its group, for each of them, (N, ...)."""
+
+    def of_runs(part: Tensor) -> Tensor:
+        if groups is not None and len(part) > 1:
+            return part[groups]
+        return part.expand(runs, *part.shape[1:])
+
+    return mapped(of_runs, law)
 
 
 def _others(part: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from bayeshmm.alignment import agreement, display_order
 from bayeshmm.encoding import Encoded
 from bayeshmm.hmm import Prior
 from bayeshmm.inference.moves import moved
-from bayeshmm.inference.starts import softened, starting_states
+from bayeshmm.inference.starts import in_time_order, softened, starting_states
 from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import CoordinateAscent, VariationalFit
 
@@ -64,7 +64,8 @@ def search(
     """
     K = prior.regression.states
     starts = 1 if K == 1 else starts
-    states = starting_states(data.design, K, starts, seed)
+    ordered = not prior.transition.exchangeable
+    states = starting_states(data.design, K, starts, seed, ordered=ordered)
     ascent = CoordinateAscent(prior, data, states)
     alive = torch.arange(starts)
     record: dict[int, tuple[float, Tensor, int, bool]] = {}
@@ -103,7 +104,7 @@ def search(
     )
     restarts = restarts.sort_values("objective", ascending=False, ignore_index=True)
     fit = ascent.fit(0)
-    return fit.relabelled(first_visit_order(fit, data)), restarts
+    return (fit if ordered else fit.relabelled(first_visit_order(fit, data))), restarts
 
 
 def improve(ascent: CoordinateAscent, data: Encoded, moves: int, seed: int) -> CoordinateAscent:
@@ -126,6 +127,8 @@ def improve(ascent: CoordinateAscent, data: Encoded, moves: int, seed: int) -> C
     while failures < PATIENCE:
         paths = hard_paths(ascent.expectation.states[0], data)
         tried = np.stack([moved(rng, paths, K) for _ in range(moves)])
+        if not ascent.prior.transition.exchangeable:
+            tried = in_time_order(tried, K)
         rival = CoordinateAscent(ascent.prior, data, softened(tried, K))
         rival.run(15)
         rival.keep(torch.argsort(rival.bound, descending=True)[:3])

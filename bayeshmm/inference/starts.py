@@ -11,7 +11,9 @@ from torch import Tensor
 from bayeshmm.emissions.design import Design
 
 
-def starting_states(design: Design, states: int, starts: int, seed: int) -> Tensor:
+def starting_states(
+    design: Design, states: int, starts: int, seed: int, *, ordered: bool = False
+) -> Tensor:
     """Guess state probabilities in `starts` different ways.
 
     In turn: (1) segments in time at random places shared by the runs; (2) clusters of rows by a
@@ -28,6 +30,8 @@ def starting_states(design: Design, states: int, starts: int, seed: int) -> Tens
         B.
     seed
         Same seed, same guesses.
+    ordered
+        Whether the states are to be numbered in the order of time.
 
     Returns
     -------
@@ -45,7 +49,25 @@ def starting_states(design: Design, states: int, starts: int, seed: int) -> Tens
             guesses[b] = _segments(rng, lengths, T, states, equal=b == 0)
         else:
             guesses[b] = _clusters(rng, features, within, states)
-    return softened(np.where(within, guesses, -1), states)
+    paths = np.where(within, guesses, -1)
+    return softened(in_time_order(paths, states) if ordered else paths, states)
+
+
+def in_time_order(paths: NDArray[np.int64], states: int) -> NDArray[np.int64]:
+    """The same paths (..., N, T) with the states numbered by their mean place in time.
+
+    Where states have an order of their own, a guess that ignores it could not be followed. States
+    without a row come last.
+    """
+    time = np.arange(paths.shape[-1])
+    rows = [(paths == k).sum((-1, -2)) for k in range(states)]
+    sums = [((paths == k) * time).sum((-1, -2)) for k in range(states)]
+    with np.errstate(invalid="ignore"):
+        mean = np.stack(sums, -1) / np.stack(rows, -1)
+    rank = mean.argsort(-1, kind="stable").argsort(-1)
+    flat = np.maximum(paths, 0).reshape(*paths.shape[:-2], -1)
+    new = np.take_along_axis(rank, flat, -1).reshape(paths.shape)
+    return np.where(paths >= 0, new, -1)
 
 
 def softened(paths: NDArray[np.int64], states: int) -> Tensor:

@@ -29,12 +29,13 @@ from bayeshmm.emissions.regression import RegressionPrior, Shrinkage
 from bayeshmm.encoding import Encoded
 from bayeshmm.hmm import Prior
 from bayeshmm.nested import take
-from bayeshmm.transitions import Chain, ChainPosterior, Counts, Grid
+from bayeshmm.transitions import Chain, ChainPosterior, Counts, Hyper
 
 
 class Parameters(NamedTuple):
     """Variational posterior of everything but the paths; leading axes (starts, 1).
 
+    `hyper` is the law of the chain's hyper-parameters, see `bayeshmm.transitions.rows.RowsPrior`;
     `tail` has the log probabilities of the degrees of freedom of Student-t noise, (starts, 1,
     points), or None.
     """
@@ -42,7 +43,7 @@ class Parameters(NamedTuple):
     regression: NormalInverseGamma
     shrinkage: Shrinkage
     chain: ChainPosterior
-    grid: Grid
+    hyper: Hyper
     tail: Tensor | None = None
 
 
@@ -109,6 +110,7 @@ class VariationalFit:
         parameters = self.parameters._replace(
             regression=self.parameters.regression.relabelled(order),
             chain=self.parameters.chain.relabelled(order),
+            hyper=self.prior.transition.relabelled(self.parameters.hyper, order),
         )
         counts = Counts(
             self.counts.initial[..., order], self.counts.transition[..., order, :][..., order]
@@ -117,13 +119,13 @@ class VariationalFit:
         return replace(self, parameters=parameters, states=states, counts=counts)
 
 
-def expectation(design: Design, law: Law, chain: Chain, dwell: int, by_run: bool) -> Expectation:
+def expectation(data: Encoded, law: Law, chain: Chain, dwell: int, by_run: bool) -> Expectation:
     """E-step: forward-backward on the expected log-likelihood.
 
     Parameters
     ----------
-    design
-        The rows.
+    data
+        The runs.
     law
         Expectations of the regressions' parameters.
     chain
@@ -133,15 +135,12 @@ def expectation(design: Design, law: Law, chain: Chain, dwell: int, by_run: bool
     by_run
         Whether to keep the transition counts of every run apart.
     """
-    rows, hidden = log_likelihood(design, law)
+    rows, hidden = log_likelihood(data.design, law)
+    spread = data.schedule.spread(chain, dwell)
     result = messages.expected_counts(
-        chain.initial, chain.transition, rows, lengths=design.lengths, minimum_dwell=dwell
+        spread.initial, spread.transition, rows, lengths=data.design.lengths, minimum_dwell=dwell
     )
-    counts = Counts(result.initial, result.transition)
-    if not by_run:
-        counts = Counts(
-            result.initial.sum(-2, keepdim=True), result.transition.sum(-3, keepdim=True)
-        )
+    counts = data.schedule.counts(chain, result, dwell, by_run)
     return Expectation(result.log_marginal, result.state, counts, hidden)
 
 
@@ -160,6 +159,7 @@ class CoordinateAscent:
 
     def __init__(self, prior: Prior, data: Encoded, states: Tensor) -> None:
         self.prior = prior
+        self.data = data
         self.design = data.design
         self.entry = fit_entry(prior.entry, data.entry)
         batch = (states.shape[0], 1)
@@ -168,10 +168,10 @@ class CoordinateAscent:
         law = prior.regression.posterior(
             moments(self.design, states, _blank(self.design, states)), ones.expected
         )
-        grid = prior.transition.grid(batch)
+        hyper = prior.transition.start(batch)
         tail = None if prior.tail is None else prior.tail.law(batch)
-        chain = prior.transition.prior_law(grid)
-        self.parameters = Parameters(law, ones, chain, grid, tail)
+        chain = prior.transition.prior_law(hyper)
+        self.parameters = Parameters(law, ones, chain, hyper, tail)
         self.expectation = self._expectation(law.law)
         self.bound = torch.full(batch[:1], -torch.inf, dtype=torch.float64)
         self.sweeps = 0
@@ -186,13 +186,13 @@ class CoordinateAscent:
         )
         expected = law.law
         shrinkage = prior.regression.posterior_shrinkage(expected)
-        chain, grid = prior.transition.update(self.parameters.grid, last.counts)
+        chain, hyper = prior.transition.update(self.parameters.hyper, last.counts)
         if prior.tail is not None:
             tail = prior.tail.updated(*weight_moments(self.design, last.states, last.hidden))
-        self.parameters = Parameters(law, shrinkage, chain, grid, tail)
+        self.parameters = Parameters(law, shrinkage, chain, hyper, tail)
         self.expectation = self._expectation(expected)
         divergence = prior.regression.divergence(law, shrinkage)
-        divergence = divergence + prior.transition.divergence(chain, grid)
+        divergence = divergence + prior.transition.divergence(chain, hyper)
         if prior.tail is not None and tail is not None:
             divergence = divergence + prior.tail.divergence(tail)
         self.bound = self.expectation.log_normaliser.sum(-1) - divergence[:, 0]
@@ -203,7 +203,7 @@ class CoordinateAscent:
     def _expectation(self, law: Law) -> Expectation:
         law = self.prior.law(law, self.parameters.tail)
         chain = self.parameters.chain.expected_log
-        return expectation(self.design, law, chain, self.prior.minimum_dwell, False)
+        return expectation(self.data, law, chain, self.prior.minimum_dwell, False)
 
     def run(self, sweeps: int, tolerance: float = 0.0) -> None:
         """Sweep until no bound rises by more than `tolerance` nats, at most `sweeps` times."""
@@ -223,7 +223,7 @@ class CoordinateAscent:
         """The posterior of one start."""
         parameters = take(self.parameters, start)
         by_run = expectation(
-            self.design,
+            self.data,
             self.prior.law(parameters.regression.law, parameters.tail),
             parameters.chain.expected_log,
             self.prior.minimum_dwell,

@@ -20,7 +20,7 @@ from bayeshmm.inference.search import search
 from bayeshmm.nested import expanded
 from bayeshmm.scaling import Scaling
 from bayeshmm.simulation import Simulation, simulate
-from bayeshmm.transitions import Chain, Dirichlet
+from bayeshmm.transitions import Calendar, Chain, Dirichlet
 from benchmarks.calibration.ranks import Array, effective_size, uniform_ranks
 
 STATES, METRICS, DWELL, EXPECTED_DWELL = 3, 2, 2, 12
@@ -104,7 +104,8 @@ def encoded(family: Emission, runs: Runs) -> Encoded:
     """Simulated runs in the units that they were simulated in."""
     one, zero = np.ones(METRICS), np.zeros(METRICS)
     scaling = Scaling(runs.metrics, zero, one, one, zero, np.arange(METRICS))
-    return Encoding(family, scaling, np.ones((METRICS, len(family.features)))).encode(runs)
+    features = np.ones((METRICS, len(family.features)))
+    return Encoding(family, scaling, features, Calendar(1, 1.0)).encode(runs)
 
 
 def drawn(family: Emission, runs: Runs, effort: Effort, seed: int) -> dict[str, gibbs.Draws]:

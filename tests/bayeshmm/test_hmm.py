@@ -43,6 +43,7 @@ def traced(model, runs, **settings):
 
 
 REGRESSION = ["shrinkage", "scale", "variance", "coefficient"]
+JOINTLY = [*REGRESSION, "contrast"]
 ROWS = ["degrees", "run_effect", "log_marginal"]
 CHAIN = ["initial", "exit_mean", "exit_concentration", "jump_concentration", "exit", "jump"]
 
@@ -51,10 +52,10 @@ class TestSites:
     @pytest.mark.parametrize(
         ("hmm", "groups", "regressors", "entry"),
         [
-            (bh.HMM(3, "gaussian"), 1 + 1, 1 + 1, False),
+            (bh.HMM(3, "gaussian"), 1 + 1, 1, False),
             (bh.HMM(3, bh.Gaussian(covariance="diagonal")), 1 + 1, 1, False),
-            (bh.HMM(3, bh.Autoregressive(lags=2, half_lives=(5.0,))), 4 + 1, 4 + 1, True),
-            (bh.HMM(3, bh.Autoregressive(lags=2, coupling="full")), 5 + 1, 5 + 1, True),
+            (bh.HMM(3, bh.Autoregressive(lags=2, half_lives=(5.0,))), 4 + 1, 4, True),
+            (bh.HMM(3, bh.Autoregressive(lags=2, coupling="full")), 5 + 1, 5, True),
         ],
     )
     def test_names_and_shapes(self, tiny, hmm, groups, regressors, entry):
@@ -65,21 +66,25 @@ class TestSites:
             **{"scale": (2,), "variance": (3, 2), "coefficient": (3, 2, regressors)},
             **{"degrees": (), "run_effect": (2, 3, 2)},
         }
+        joint = hmm.family.covariance == "full"
+        if joint:
+            shapes["contrast"] = (3, 1)
         shapes["shrinkage"] = (groups,)
         for name, shape in shapes.items():
             assert tuple(sites[name]["value"].shape) == shape
-        prefixed = [f"entry_{name}" for name in REGRESSION] if entry else []
-        assert set(sites) == {*CHAIN, *REGRESSION, *ROWS, *prefixed}
+        regression = JOINTLY if joint else REGRESSION
+        prefixed = [f"entry_{name}" for name in regression] if entry else []
+        assert set(sites) == {*CHAIN, *regression, *ROWS, *prefixed}
 
     def test_normal_noise_and_alike_runs_need_fewer_sites(self, tiny):
         sites = traced(bh.HMM(3, bh.Gaussian(noise="normal", run_effects=False)), tiny)
-        assert set(sites) == {*CHAIN, *REGRESSION, "log_marginal"}
+        assert set(sites) == {*CHAIN, *JOINTLY, "log_marginal"}
 
     @pytest.mark.parametrize("states", [1, 2])
     def test_few_states_need_fewer_sites(self, tiny, states):
         sites = set(traced(bh.HMM(states, "gaussian"), tiny))
         chain = ["initial"] if states == 1 else [name for name in CHAIN if name != "jump"]
-        assert sites == {*chain, *REGRESSION, *ROWS}
+        assert sites == {*chain, *JOINTLY, *ROWS}
 
     @pytest.mark.parametrize("states", [1, 2, 3])
     @pytest.mark.parametrize("emission", ["gaussian", "autoregressive"])
@@ -120,7 +125,8 @@ def test_the_model_has_the_density_that_the_library_computes(tiny):
         "exit": torch.cat([leave, 1 - leave], -1),
         "jump": off_diagonal / leave,
         "variance": 1 / law.precision[7, 0],
-        "coefficient": law.coefficients[7, 0],
+        "coefficient": law.coefficients[7, 0, ..., :1],
+        "contrast": law.coefficients[7, 0, :, 1, 1:],
         "degrees": law.tail.degrees[7, 0],
         "run_effect": law.effects.mean[7],
     }

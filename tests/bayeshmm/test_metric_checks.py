@@ -228,23 +228,32 @@ class TestWarnings:
         rng = np.random.default_rng(0)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            warn_of_metrics(runs_of(frame, w=rng.standard_normal(len(frame))))
+            warn_of_metrics(runs_of(frame, w=rng.standard_normal(len(frame))), dynamic=True)
 
     def test_a_function_of_others_is_named_with_the_mend(self):
         runs = runs_of(wandering(), norm=lambda rows: np.hypot(rows["a"], rows["b"]))
         with pytest.warns(bh.MetricWarning, match=r"'norm' of .*leave\s+them out with metrics="):
-            warn_of_metrics(runs)
+            warn_of_metrics(runs, dynamic=True)
 
     def test_a_saturated_metric_is_named_with_the_mend(self):
         runs = runs_of(wandering(), acc=lambda rows: np.minimum(1.0, 0.9 + 0.1 * rows["step"]))
         with pytest.warns(bh.MetricWarning, match=r"'acc' in 98%.*metrics=.*a loss"):
-            warn_of_metrics(runs)
+            warn_of_metrics(runs, dynamic=True)
 
     def test_a_run_in_which_a_metric_never_moves_is_named_with_the_mend(self):
         frame = wandering()
         frame["b"] = frame["b"].mask(frame["run"] == "seed-2", 5.0)
         with pytest.warns(bh.MetricWarning, match=r"'b' in 'seed-2'.*metrics=.*runs\.subset"):
-            warn_of_metrics(bh.Runs.from_dataframe(frame))
+            warn_of_metrics(bh.Runs.from_dataframe(frame), dynamic=True)
+
+    def test_uneven_rows_are_named_where_phases_are_laws_of_motion(self):
+        frame = wandering()
+        runs = bh.Runs.from_dataframe(frame[(frame["run"] != "seed-3") | (frame["step"] != 7)])
+        with pytest.warns(bh.SpacingWarning, match=r"'seed-3'.*6 and 8.*per logged row.*gaussian"):
+            warn_of_metrics(runs, dynamic=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warn_of_metrics(runs, dynamic=False)
 
     @pytest.mark.parametrize(
         "make",

@@ -143,6 +143,25 @@ def test_edge_usage_by_hand():
     assert len(table) == 3
 
 
+def test_occupied_states_by_hand():
+    table = phases.occupied_states(PATHS, STATES)  # 3, 2, 2 and 1 of the states have rows
+    assert table["states"].tolist() == [0, 1, 2, 3]
+    assert table["probability"].tolist() == [0, 0.25, 0.5, 0.25]
+    # of 10 rows, the states have 4 5 1, 3 7 0, 6 4 0 and 10 0 0
+    for least, expected in ((0.1, [0, 0.25, 0.5, 0.25]), (0.35, [0, 0.5, 0.5, 0])):
+        table = phases.occupied_states(PATHS, STATES, least)
+        assert table["probability"].tolist() == expected
+        assert table.attrs == {"least": least}
+    many = phases.occupied_states(PATHS, STATES, 0.9)
+    assert many["probability"].tolist() == [0.75, 0.25, 0, 0]
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.0, np.nan])
+def test_a_share_of_rows_that_is_none_is_an_error(least):
+    with pytest.raises(ValueError, match="must be a share of all rows"):
+        phases.occupied_states(PATHS, STATES, least)
+
+
 def test_state_occupancy_by_hand():
     table = phases.state_occupancy(PATHS, STATES).set_index("state")
     assert table["rows"].sum() == pytest.approx(1)

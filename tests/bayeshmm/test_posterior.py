@@ -12,7 +12,7 @@ from scipy.stats import t as student_t
 from synthetic_runs import EVERY, PLAIN, QUICK, change_rows, changed, level_runs
 
 import bayeshmm as bh
-from bayeshmm import messages, phases
+from bayeshmm import decoding, messages, phases
 from bayeshmm.alignment import display_order
 
 ENTRY_COLUMNS = ["run", "state", "probability", "median", "lower", "upper"]
@@ -97,7 +97,7 @@ class TestPaths:
         """Levels cut a drift as finely as they may, so the limit is reached."""
         settings = QUICK | {"minimum_dwell": 6}
         posterior = bh.fit(short, 4, emission="gaussian", **settings)
-        new_paths = posterior._path_table(short_unseen)[0]
+        new_paths = decoding.state_paths(posterior, short_unseen)
         assert new_paths.shape[1:] == short_unseen.steps.shape
         shortest = []
         for paths in (posterior.paths, new_paths):
@@ -229,6 +229,9 @@ class TestInferenceData:
             "initial": ("state",),
             "transition": ("state", "state_to"),
             "dwell": ("state",),
+            "exit_mean": (),
+            "exit_concentration": (),
+            "jump_concentration": (),
             "coefficient": ("state", "metric", "regressor"),
             "contrast": ("state", "metric", "metric_to"),
             "covariance": ("state", "metric", "metric_to"),

@@ -57,8 +57,8 @@ class TestDraws:
         """Past the dwell every visit is geometric: its law given the exits is summed out."""
         rows = pd.DataFrame({"run": "one", "step": range(30), "metric": 0.0})
         prior = LEVELS.prior(bh.Runs.from_dataframe(rows, metrics=["metric"]))
-        a, b = prior.transition.exit_grid.numpy().T
-        weights = prior.transition.log_exit_prior.exp().numpy()
+        a, b = prior.transition.exits.grid[:, 0].numpy().T
+        weights = prior.transition.exits.log_prior.exp().numpy()
         assert draws.visits.min() >= 4
         for rows in (4, 6, 10, 30):
             longer = stats.betabinom(rows - 4 + 1, a, b).pmf(0) @ weights

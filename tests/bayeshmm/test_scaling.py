@@ -15,6 +15,7 @@ from bayeshmm.scaling import (
     recording_step,
     recursive_order,
 )
+from bayeshmm.transitions import Calendar
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,10 @@ def gappy(short):
     gaps = np.random.default_rng(0).random((len(frame), 2)) < 0.1
     frame[["m0", "m1"]] = frame[["m0", "m1"]].mask(gaps)
     return bh.Runs.from_dataframe(frame)
+
+
+def encoding_of(runs, emission):
+    return Encoding.fit(runs, emission, Calendar.of(runs))
 
 
 class TestScaling:
@@ -295,7 +300,7 @@ class TestFeatures:
 
 class TestEncoding:
     def test_responses_are_increments_in_units_of_their_scale(self, gappy):
-        encoding = Encoding.fit(gappy, bh.Autoregressive(lags=2))
+        encoding = encoding_of(gappy, bh.Autoregressive(lags=2))
         design = encoding.encode(gappy).design
         scaling, order = encoding.scaling, encoding.scaling.order
         steps = observed_increments(gappy.values)[:, :, order]
@@ -307,21 +312,21 @@ class TestEncoding:
         assert_allclose([np.mean(response[..., j][seen[..., j]] ** 2) for j in (0, 1)], 1)
 
     def test_responses_of_levels_are_the_values(self, gappy):
-        encoding = Encoding.fit(gappy, bh.Gaussian())
+        encoding = encoding_of(gappy, bh.Gaussian())
         data = encoding.encode(gappy)
         standard = encoding.scaling.standardise(gappy)
         assert_allclose(data.design.response, np.nan_to_num(standard))
         assert data.entry is None
 
     def test_regressors_have_a_root_mean_square_of_one(self, gappy):
-        encoding = Encoding.fit(gappy, bh.Autoregressive(lags=3, half_lives=(5.0,)))
+        encoding = encoding_of(gappy, bh.Autoregressive(lags=3, half_lives=(5.0,)))
         design = encoding.encode(gappy).design
         for j in range(2):
             used = design.past[:, :, j][design.observed[:, :, j]]
             assert_allclose(used.square().mean(0), 1)
 
     def test_first_values_are_kept_apart(self, gappy):
-        encoding = Encoding.fit(gappy, bh.Autoregressive())
+        encoding = encoding_of(gappy, bh.Autoregressive())
         entry = encoding.encode(gappy).entry
         values = gappy.values
         first = [[run[~np.isnan(run[:, j]), j][0] for j in (0, 1)] for run in values]
@@ -331,21 +336,21 @@ class TestEncoding:
 
     def test_jacobian_counts_every_value_once(self, gappy):
         """Increments are in units of sd x increment, first values in units of sd."""
-        encoding = Encoding.fit(gappy, bh.Autoregressive())
+        encoding = encoding_of(gappy, bh.Autoregressive())
         scaling = encoding.scaling
         seen = (~np.isnan(gappy.values)).sum(1)
         expected = -seen @ np.log(scaling.sd) - (seen - 1) @ np.log(scaling.increment)
         assert_allclose(encoding.encode(gappy).log_jacobian, expected)
 
     def test_a_run_is_encoded_by_itself(self, gappy):
-        encoding = Encoding.fit(gappy, bh.Autoregressive())
+        encoding = encoding_of(gappy, bh.Autoregressive())
         whole, alone = (encoding.encode(runs).design for runs in (gappy, gappy.subset("seed-2")))
         rows = int(gappy.lengths[2])
         assert_array_equal(alone.response[0], whole.response[2, :rows])
         assert_array_equal(alone.past[0], whole.past[2, :rows])
 
     def test_nothing_lies_beyond_the_end(self, short):
-        design = Encoding.fit(short, bh.Autoregressive()).encode(short).design
+        design = encoding_of(short, bh.Autoregressive()).encode(short).design
         beyond = short.steps < 0
         assert beyond.any()
         assert not design.observed[beyond].any()

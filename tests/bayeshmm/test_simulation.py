@@ -11,9 +11,9 @@ from scipy import stats
 from bayeshmm.emissions import Autoregressive, Gaussian, families
 from bayeshmm.emissions.hyperpriors import Hyperpriors
 from bayeshmm.hmm import HMM
-from bayeshmm.inference import gibbs
+from bayeshmm.scaling import Pace
 from bayeshmm.simulation import draw_parameters, simulate
-from bayeshmm.transitions import Dirichlet
+from bayeshmm.transitions import Dirichlet, LeftToRight, Schedule
 
 TAME = Hyperpriors(noise_shape=3.0, scale=(5.0, 50.0), shrinkage=(5.0, 0.5), run_effects=(5.0, 0.5))
 FAMILIES = [
@@ -32,6 +32,13 @@ def model(family=FAMILIES[2], dwell=3, expected=8.0):
     return HMM(3, family, Dirichlet(expected_dwell=expected), dwell)
 
 
+def pace(runs):
+    """Gaps in units of the median gap; increments do not grow with them."""
+    gaps, within = np.diff(runs.steps), runs.steps[:, 1:] >= 0
+    relative = np.where(within, gaps, 1.0) / np.median(gaps[within])
+    return Pace(np.pad(relative, ((0, 0), (1, 0))), 0.0)
+
+
 def residuals(family, simulation):
     """Residuals of every row in units of their deviation, (rows, D), by the regressors."""
     parameters, runs = simulation.parameters, simulation.runs
@@ -44,6 +51,7 @@ def residuals(family, simulation):
         np.ones(D),
         np.zeros(D),
         np.ones((D, len(family.features))),
+        pace(runs),
     )
     found = []
     for n, t in zip(*np.nonzero(design.complete.numpy()), strict=True):
@@ -60,9 +68,12 @@ def residuals(family, simulation):
     return torch.stack(found).numpy()
 
 
+@pytest.mark.parametrize("uneven", [False, True])
 @pytest.mark.parametrize("family", FAMILIES, ids=repr)
-def test_rows_follow_the_regressions_of_their_states(family):
-    simulation = simulate(model(family), [50, 20, 40] * 8, seed=1, metrics=3)
+def test_rows_follow_the_regressions_of_their_states(family, uneven):
+    steps = np.random.default_rng(0).integers(1, 40, 50).cumsum() if uneven else None
+    lengths = [50, 20, 40] * 8
+    simulation = simulate(model(family), lengths, seed=1, metrics=3, steps=steps)
     left = residuals(family, simulation)
     starts = len(simulation.runs) if family.dynamic else 0
     assert len(left) == simulation.runs.lengths.sum() - starts
@@ -84,11 +95,47 @@ def test_paths_follow_the_chain_after_the_minimum_dwell(dwell):
     changes = [np.flatnonzero(np.diff(path[path >= 0])) + 1 for path in paths]
     visits = [np.diff(rows, prepend=0) for rows in changes]
     assert np.concatenate(visits).min() == dwell
-    counts = gibbs.path_counts(torch.from_numpy(paths), 3, dwell)
+    counts = path_counts(paths, chain, dwell)
     first, ruled = counts.initial[0].numpy(), counts.transition[0].numpy()
     assert chi_square(first, chain.initial[0].numpy()) > UNLIKELY
     for k in range(3):
         assert chi_square(ruled[k], chain.transition[0, k].numpy()) > UNLIKELY
+
+
+def path_counts(paths, chain, dwell):
+    return Schedule().path_counts(torch.from_numpy(paths), chain.log, dwell, torch.Generator())
+
+
+@pytest.mark.parametrize("dwell", [1, 2])
+def test_paths_of_uneven_rows_follow_the_chain_of_base_steps(dwell):
+    """Base steps of ten training steps. With a dwell there is one change at most between rows."""
+    steps = [10 * step for step in (0, 1, 3, 8, 9, 21)]
+    hmm = model(dwell=dwell, expected=400.0)
+    simulation = simulate(hmm, [6] * 3000, seed=6, steps=steps)
+    chain, paths = simulation.parameters.chain, simulation.paths
+    one = chain.transition[0].numpy()
+    exits, off = 1 - one.diagonal(), ~np.eye(3, dtype=bool)
+    for t, gap in enumerate(np.diff(steps) // 10):
+        left = 1 - (1 - exits) ** gap
+        law = np.diag(1 - left) + off * one * (left / exits)[:, None]
+        if dwell == 1:
+            law = np.linalg.matrix_power(one, gap)
+        start, end = paths[:, t], paths[:, t + 1]
+        fresh = (dwell == 2) & (start != (paths[:, t - 1] if t else -1))
+        assert (start[fresh] == end[fresh]).all()
+        if fresh.all():
+            continue
+        counts = path_counts(paths[~fresh, t : t + 2], chain, 1).transition[0].numpy()
+        for k in range(3):
+            assert chi_square(counts[k], law[k]) > UNLIKELY / 15
+
+
+def test_runs_of_a_chain_with_zeros_never_turn_back():
+    hmm = HMM(3, FAMILIES[0], LeftToRight(expected_dwell=30.0), 1)
+    paths = simulate(hmm, [8] * 50, seed=0, steps=[0, 1, 2, 4, 8, 16, 32, 64]).paths
+    assert (paths[:, 0] == 0).all()
+    assert (np.diff(paths) >= 0).all()
+    assert paths.max() == 2
 
 
 def chi_square(counts, probabilities):
@@ -119,8 +166,8 @@ def test_parameters_follow_their_priors(family):
             "entry": drawn.entry.coefficients[0, 0, :, 0]
             * (drawn.entry.precision[0, 0] * drawn.entry_precisions.groups[0, 0]).sqrt(),
             "nu": law.tail.degrees,
-            "exit_mean": torch.tensor(drawn.exit_mean),
-            "jump_concentration": torch.tensor(drawn.jump_concentration),
+            "exit_mean": drawn.hyper["exit_mean"],
+            "jump_concentration": drawn.hyper["jump_concentration"],
         }
         for name, part in parts.items():
             pivots.setdefault(name, []).append(part.flatten().numpy())
@@ -171,6 +218,13 @@ def test_runs_have_the_lengths_steps_and_names_asked_for():
     assert runs.to_dataframe().notna().all(axis=None)
 
 
+def test_steps_are_those_asked_for():
+    shared = simulate(model(), [4, 2], 0, steps=[5, 6, 8, 100]).runs
+    assert shared.steps.tolist() == [[5, 6, 8, 100], [5, 6, -1, -1]]
+    own = simulate(model(), [3, 2], 0, steps=[[0, 2, 8], (4, 6)]).runs
+    assert own.steps.tolist() == [[0, 2, 8], [4, 6, -1]]
+
+
 def test_one_state_and_one_metric():
     simulation = simulate(HMM(1, FAMILIES[0]), [5, 6], 0, metrics="loss")
     assert simulation.runs.metrics == ("loss",)
@@ -207,6 +261,9 @@ def test_an_explosion_names_the_run_the_row_and_the_remedy():
         ({"lengths": [10], "metrics": 0}, "metrics"),
         ({"lengths": [10], "metrics": ["loss", "loss"]}, "loss"),
         ({"lengths": [10], "step_gap": 0}, "step_gap"),
+        ({"lengths": [4, 3], "steps": [0, 1, 2]}, "steps"),
+        ({"lengths": [3, 3], "steps": [[0, 1, 2]]}, "steps"),
+        ({"lengths": [3], "steps": [0, 2, 1]}, "run-0"),
     ],
 )
 def test_bad_input_is_named(arguments, word):

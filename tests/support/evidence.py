@@ -96,13 +96,13 @@ def _log_law_of_counts(
     K, initial = prior.states, torch.tensor(first, dtype=torch.float64)
     counts = torch.tensor(moves, dtype=torch.float64)
     jumps = counts[~torch.eye(K, dtype=torch.bool)].view(K, K - 1)
-    a, b = (part[:, None] for part in prior.exit_grid.unbind(-1))
+    a, b = (part[:, None] for part in prior.exits.grid[:, 0].unbind(-1))
     exits = _log_beta(torch.stack([a + jumps.sum(1), b + counts.diagonal()], -1))
     exits = exits - _log_beta(torch.cat([a, b], -1))[:, None]
-    total = (prior.log_exit_prior + exits.sum(-1)).logsumexp(0)
-    cells = (prior.jump_grid[:, None, None] / (K - 1)).expand(-1, K, K - 1)
+    total = (prior.exits.log_prior + exits.sum(-1)).logsumexp(0)
+    cells = prior.jumps.grid
     ratio = _log_beta(cells + jumps) - _log_beta(cells)
-    total = total + (prior.log_jump_prior + ratio.sum(-1)).logsumexp(0)
+    total = total + (prior.jumps.log_prior + ratio.sum(-1)).logsumexp(0)
     return float(total + _log_beta(1.0 + initial) + math.lgamma(K))
 
 

@@ -42,20 +42,27 @@ def simulate_parameters(rng, layout: Layout, states: int, runs: int, hyperpriors
     return groups, scales, coefficients, variance, effects
 
 
-def simulate_paths(rng, initial, transition, lengths, minimum_dwell):
-    """State paths (N, T), -1 beyond the end: visits last at least `minimum_dwell` rows."""
-    T = max(lengths)
-    paths = np.full((len(lengths), T), -1)
+def simulate_paths(rng, initial, transition, lengths, minimum_dwell, gaps=None):
+    """State paths (N, T), -1 beyond the end: visits last at least `minimum_dwell` rows.
+
+    The transition matrix (K, K), or one for each run, is that of a base step, of which `gaps`
+    (N, T-1) tells how many lie between rows; with a minimum dwell there is at most one change.
+    """
+    N, T, K = len(lengths), max(lengths), len(initial)
+    matrices = np.broadcast_to(transition, (N, K, K))
+    paths = np.full((N, T), -1)
     for n, length in enumerate(lengths):
-        state, age = rng.choice(len(initial), p=initial), 1
+        state, age = rng.choice(K, p=initial), 1
         for t in range(length):
             paths[n, t] = state
-            if age >= minimum_dwell:
-                new = rng.choice(len(initial), p=transition[state])
-                age = age + 1 if new == state else 1
-                state = new
-            else:
-                age += 1
+            new = state
+            ruled = age >= minimum_dwell and t < length - 1
+            for _ in range(0 if not ruled else 1 if gaps is None else gaps[n][t]):
+                new = rng.choice(K, p=matrices[n, new])
+                if minimum_dwell > 1 and new != state:
+                    break
+            age = age + 1 if new == state else 1
+            state = new
     return paths
 
 

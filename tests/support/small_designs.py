@@ -18,7 +18,7 @@ from bayeshmm.emissions.likelihood import Moments
 from bayeshmm.emissions.tails import StudentT
 from bayeshmm.encoding import Encoded
 from bayeshmm.hmm import Prior
-from bayeshmm.transitions import TransitionPrior
+from bayeshmm.transitions import Dirichlet
 
 PASTS = (
     Gaussian,
@@ -69,9 +69,14 @@ def design_of(values, emission, lengths=None, resolution=0.0) -> Design:
 def problem(family, states, values, lengths=None, dwell=2, expected=5.0) -> tuple[Prior, Encoded]:
     """Model and data in units of one, the first values left aside."""
     design = design_of(values, family, lengths)
-    chain = TransitionPrior(states, dwell, expected)
+    chain = Dirichlet().prior(states, dwell, expected)
     prior = replace(Prior.of(family, values.shape[2], states, chain), entry=None)
-    return prior, Encoded(design, None, torch.zeros(len(values), dtype=torch.float64))
+    return prior, encoded(design)
+
+
+def encoded(design: Design) -> Encoded:
+    """Runs in units of one, evenly spaced."""
+    return Encoded(design, None, torch.zeros(len(design.lengths), dtype=torch.float64))
 
 
 POINT = (1e8, 1e8)

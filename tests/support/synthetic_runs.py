@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeshmm import Runs
+from bayeshmm import Gibbs, Runs
 
 EVERY = 10
 """Training steps between rows."""
@@ -78,5 +78,11 @@ def changed(runs: Runs, **columns) -> Runs:
 PLAIN = {"noise": "normal", "run_effects": False}
 """Settings of a family whose rows are Gaussian under the same parameters in every run."""
 
-QUICK = {"inference": "vi", "restarts": 2, "draws": 40, "minimum_dwell": 4, "progress": False}
+QUICK = {
+    "inference": Gibbs(chains=1, warmup=20, thin=1),
+    "restarts": 2,
+    "draws": 40,
+    "minimum_dwell": 4,
+    "progress": False,
+}
 """Settings of a fit that takes a moment; its draws come from the mode alone."""

@@ -87,21 +87,39 @@ def test_parity_labels_are_products_of_the_relevant_bits(tmp_path):
     assert training.store.read(tmp_path).rows["test/acc"].iloc[-1] > 0.9
 
 
-def test_the_transformer_computes_attention_at_its_last_position():
-    config = configure("modular_addition", **TINY["modular_addition"])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_the_transformer_computes_attention_at_its_last_position(layer_norm):
+    config = configure("modular_addition", layer_norm=layer_norm, **TINY["modular_addition"])
     generator = torch.Generator().manual_seed(0)
     model = modular_addition.Transformer(config, generator)
+
+    def normed(stream):
+        return torch.nn.functional.layer_norm(stream, stream.shape[-1:]) if layer_norm else stream
+
     pairs = torch.tensor([[0, 1], [3, 3], [6, 2]])
     tokens = torch.cat([pairs, torch.full((3, 1), 7)], dim=1)
     stream = model.embed[tokens] + model.position
     heads = []
     for part in (model.query, model.key, model.value):
-        heads.append((stream @ part).view(3, 3, 2, 4).transpose(1, 2))
+        heads.append((normed(stream) @ part).view(3, 3, 2, 4).transpose(1, 2))
     attended = torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
     stream = stream + attended.transpose(1, 2).reshape(3, 3, 8) @ model.output
-    hidden = torch.relu(stream @ model.mlp_in + model.mlp_in_bias)
-    logits = (stream + hidden @ model.mlp_out + model.mlp_out_bias) @ model.unembed
+    hidden = torch.relu(normed(stream) @ model.mlp_in + model.mlp_in_bias)
+    logits = normed(stream + hidden @ model.mlp_out + model.mlp_out_bias) @ model.unembed
     torch.testing.assert_close(model(pairs), logits[:, -1])
+
+
+def test_layer_norm_changes_no_initial_weight():
+    plain, normed = (
+        modular_addition.Transformer(
+            configure("modular_addition", layer_norm=layer_norm, **TINY["modular_addition"]),
+            torch.Generator().manual_seed(0),
+        ).state_dict()
+        for layer_norm in (False, True)
+    )
+    assert all(torch.equal(weight, normed[name]) for name, weight in plain.items())
+    added = {name.partition(".")[0] for name in normed.keys() - plain.keys()}
+    assert added == {"attention_norm", "mlp_norm", "unembed_norm"}
 
 
 def test_modular_addition_groks_in_its_small_setting(tmp_path):

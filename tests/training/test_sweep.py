@@ -60,6 +60,19 @@ def test_a_finished_run_with_another_setting_is_not_replaced(tmp_path):
     assert ids(tmp_path) == before
 
 
+def test_a_run_from_before_an_option_had_its_default(tmp_path):
+    sweep(tmp_path, seeds=1)
+    before = ids(tmp_path)
+    file = tmp_path / "seed-0" / "run.json"
+    run = json.loads(file.read_text())
+    del run["config"]["weight_decay"]
+    file.write_text(json.dumps(run))
+    sweep(tmp_path, seeds=1)
+    assert ids(tmp_path) == before
+    with pytest.raises(ValueError, match=r"another setting \(.*'weight_decay'"):
+        sweep(tmp_path, seeds=1, weight_decay=0.5)
+
+
 def test_what_is_no_run_of_the_experiment_is_not_removed(tmp_path):
     (tmp_path / "seed-0").mkdir()
     (tmp_path / "seed-0" / "thesis.tex").write_text("")
@@ -86,6 +99,19 @@ def test_command_line(tmp_path, capsys):
     assert main([*command, "--jobs", "2"]) == 0
     assert "0 trained, 2 reused" in capsys.readouterr().out
     assert training.store.read(tmp_path / "runs").attributes["config.epochs"].tolist() == [2, 2]
+
+
+def test_command_line_switches(tmp_path):
+    words = ["--modulus", "5", "--width", "4", "--heads", "1", "--hidden", "4", "--steps", "10"]
+    for name, switch in (("on", ["--layer_norm"]), ("off", ["--no-layer_norm"]), ("default", [])):
+        command = ["modular_addition", "--seeds", "1", "--out", str(tmp_path / name)]
+        assert main([*command, *words, *switch]) == 0
+    setting = training.store.read(tmp_path).attributes.set_index("run")["config.layer_norm"]
+    assert setting.to_dict() == {
+        "default/seed-0": False,
+        "off/seed-0": False,
+        "on/seed-0": True,
+    }
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ class Config(ExperimentConfig):
         Share of the p * p pairs that is trained on; the rest are test pairs.
     width, heads, hidden
         Width of the residual stream, number of attention heads that share it, width of the MLP.
+    layer_norm
+        Whether attention, MLP and unembedding read the residual stream through layer norms.
     lr, weight_decay, batch
         AdamW on the cross-entropy of the answer, with batches drawn with replacement.
     steps, every
@@ -44,6 +46,7 @@ class Config(ExperimentConfig):
     width: int = 128
     heads: int = 4
     hidden: int = 512
+    layer_norm: bool = False
     lr: float = 1e-3
     weight_decay: float = 1.0
     batch: int = 256
@@ -98,7 +101,7 @@ def train(seed: int, directory: str | os.PathLike[str], config: Config) -> None:
 
 
 class Transformer(nn.Module):
-    """One causal transformer layer without layer norm; only the last position is computed.
+    """One causal transformer layer; only the last position is computed.
 
     The answer is read at the equals sign, the last of the three tokens. In a single layer the other
     two positions reach it through their keys and values alone, so that their queries, MLP and
@@ -127,6 +130,9 @@ class Transformer(nn.Module):
         self.mlp_in_bias = nn.Parameter(torch.zeros(hidden))
         self.mlp_out_bias = nn.Parameter(torch.zeros(width))
         self.unembed = normal(width, tokens, variance=1 / tokens)
+        self.attention_norm, self.mlp_norm, self.unembed_norm = (
+            nn.LayerNorm(width) if config.layer_norm else nn.Identity() for _ in range(3)
+        )
 
     def forward(self, pairs: Tensor) -> Tensor:
         """Return the logits of the answer.
@@ -143,18 +149,18 @@ class Transformer(nn.Module):
         """
         # keys and values depend on token and position alone: tables of them serve the whole batch
         stream = self.embed[:, None] + self.position
+        normed = self.attention_norm(stream)
         key, value = (
-            (stream @ weight).unflatten(-1, (self.heads, -1)) for weight in (self.key, self.value)
+            (normed @ weight).unflatten(-1, (self.heads, -1)) for weight in (self.key, self.value)
         )
-        last = stream[self.modulus, 2]
-        query = (last @ self.query).unflatten(-1, (self.heads, -1))
+        query = (normed[self.modulus, 2] @ self.query).unflatten(-1, (self.heads, -1))
         scores = torch.einsum("hd,nthd->nth", query, key) / math.sqrt(query.shape[-1])
         equals = pairs.new_full((len(pairs), 1), self.modulus)
         tokens = torch.cat([pairs, equals], dim=1), torch.arange(3, device=pairs.device)
         mixed = torch.einsum("bth,bthd->bhd", scores[tokens].softmax(dim=1), value[tokens])
-        last = last + mixed.flatten(1) @ self.output
-        active = torch.relu(last @ self.mlp_in + self.mlp_in_bias)
-        return (last + active @ self.mlp_out + self.mlp_out_bias) @ self.unembed
+        last = stream[self.modulus, 2] + mixed.flatten(1) @ self.output
+        active = torch.relu(self.mlp_norm(last) @ self.mlp_in + self.mlp_in_bias)
+        return self.unembed_norm(last + active @ self.mlp_out + self.mlp_out_bias) @ self.unembed
 
 
 @torch.no_grad()

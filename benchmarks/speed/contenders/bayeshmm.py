@@ -16,7 +16,7 @@ from bayeshmm.emissions.law import Law
 from bayeshmm.emissions.likelihood import log_likelihood
 from bayeshmm.hmm import run_log_densities
 from bayeshmm.inference.variational import CoordinateAscent
-from bayeshmm.transitions import Chain, chain_logs
+from bayeshmm.transitions import Chain
 from benchmarks.speed.contenders import Answer, Contender
 from benchmarks.speed.contenders.svi import observed_density, svi_step
 from benchmarks.speed.problem import Problem
@@ -170,11 +170,11 @@ def sites(problem: Problem) -> dict[str, Tensor]:
     """The problem's own law as values of the sites of `bh.HMM`."""
     law = problem_law(problem)
     initial, transition, _ = chain(problem)
-    log_exits, log_jumps = chain_logs(Chain(initial.exp(), transition.exp()))
+    values = Chain(initial.exp(), transition.exp())
     return {
         "initial": initial.exp(),
-        "exit": log_exits.exp(),
-        "jump": log_jumps.exp(),
+        "exit": values.log_exits.exp(),
+        "jump": values.log_jumps.exp(),
         "variance": law.log_variance[0].exp(),
         "coefficient": law.coefficients[0],
     }

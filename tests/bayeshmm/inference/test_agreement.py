@@ -69,7 +69,7 @@ def test_paths_are_drawn_as_often_as_enumeration_says(family):
     fit, _ = search(prior, data, 2, seed=0)
     state, kept = gibbs.start(fit, 150, generator), []
     for i in range(120):
-        state = gibbs.sweep(prior, data.design, state, generator)
+        state = gibbs.sweep(prior, data, state, generator)
         if i >= 30:
             kept.append((state.paths[..., 1:] == state.paths[..., :-1]).flatten(1).numpy())
     unsettled = (exact > 0.02) & (exact < 0.98)  # the dwell of two rows settles others
@@ -228,8 +228,8 @@ class Unconstrained:
             total = total - torch.nn.functional.softplus(logits).sum(1)
             total = total - torch.nn.functional.softplus(-logits).sum(1)
         transition = prior.transition
-        exits = Beta(*transition.exit_grid.T[:, :, None]).log_prob(leave[:, None])
-        total = total + (transition.log_exit_prior + exits.sum(-1)).logsumexp(1)
+        exits = Beta(*transition.exits.grid[:, 0].T[:, :, None]).log_prob(leave[:, None])
+        total = total + (transition.exits.log_prior + exits.sum(-1)).logsumexp(1)
         matrix = torch.stack(
             [
                 torch.stack([1 - leave[:, 0], leave[:, 0]], 1),

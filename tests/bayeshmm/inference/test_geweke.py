@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import t as student_t
 from simulation import simulate_parameters, simulate_paths, simulate_values
-from small_designs import name
+from small_designs import encoded, name
 
 from bayeshmm.emissions import Autoregressive, Gaussian, families
 from bayeshmm.emissions.hyperpriors import Hyperpriors
@@ -21,7 +21,7 @@ from bayeshmm.emissions.regression import Precisions, RegressionPrior
 from bayeshmm.emissions.tails import StudentT
 from bayeshmm.hmm import Prior
 from bayeshmm.inference import gibbs
-from bayeshmm.transitions import TransitionPrior
+from bayeshmm.transitions import Dirichlet, Grouped, LeftToRight, Schedule, StickyHDP
 
 K, D, DWELL = 3, 2, 2
 LENGTHS = [7, 6, 5]
@@ -40,11 +40,11 @@ TAME = Hyperpriors(
 class Joint:
     """The model on a fixed pattern of observed entries, with units of one and no rounding."""
 
-    def __init__(self, family, gaps=False):
+    def __init__(self, family, gaps=False, transition=None, schedule=None):
         self.family = replace(family, hyperpriors=TAME)
-        self.prior = replace(
-            Prior.of(self.family, D, K, TransitionPrior(K, DWELL, 5.0)), entry=None
-        )
+        transition = transition or Dirichlet().prior(K, DWELL, 5.0)
+        self.prior = replace(Prior.of(self.family, D, K, transition), entry=None)
+        self.schedule = schedule or Schedule()
         self.observed = np.ones((len(LENGTHS), max(LENGTHS), D), dtype=bool)
         self.observed[0, 3, 0] = self.observed[2, 2, 0] = False  # leading entries
         self.observed[1, 2, 1] = False  # a trailing one
@@ -65,15 +65,19 @@ class Joint:
             law = law._replace(effects=Effects(effects[None]))
         if self.prior.tail is not None:
             law = law._replace(tail=self.prior.tail.drawn(self.prior.tail.law((1, 1)), generator))
-        point = transition.grid_point(transition.grid((1, 1)), generator)
-        chain = transition.prior_law(point).sample(generator)
+        chain, hyper = transition.draw(generator, (1, 1))
         paths = simulate_paths(
-            rng, chain.initial[0, 0].numpy(), chain.transition[0, 0].numpy(), LENGTHS, DWELL
+            rng,
+            chain.initial[0, 0].numpy(),
+            self.schedule.of_groups(chain).transition[0].numpy(),
+            LENGTHS,
+            self.prior.minimum_dwell,
+            None if self.schedule.gaps is None else self.schedule.gaps.numpy(),
         )
         precisions = Precisions(groups[None, None], scales[None, None])
-        return gibbs.State(law, precisions, chain, torch.from_numpy(paths)[None])
+        return gibbs.State(law, precisions, chain, hyper, torch.from_numpy(paths)[None])
 
-    def design(self, state, rng):
+    def data(self, state, rng):
         law = state.law
         values = simulate_values(
             rng,
@@ -87,19 +91,22 @@ class Joint:
             None if law.effects is None else law.effects.mean[0].numpy(),
             None if law.tail is None else law.tail.degrees.item(),
         )
-        return families.design(
+        design = families.design(
             self.family, values, np.array(LENGTHS), np.ones(D), np.zeros(D), self.scale
         )
+        return replace(encoded(design), schedule=self.schedule)
 
     def statistics(self, state):
-        law, precisions, chain, paths = state
-        counts = gibbs.path_counts(paths, K, DWELL)
+        law, precisions, chain, hyper, paths = state
+        pairs = replace(self.schedule, gaps=None)
+        counts = pairs.path_counts(paths, chain.log, self.prior.minimum_dwell, torch.Generator())
         share = torch.stack([(paths == k).sum() for k in range(K)]) / sum(LENGTHS)
         parts = [
             law.log_variance.flatten(),
             torch.tanh(law.coefficients[..., self.prior.regression.layout.active].flatten()),
             precisions.groups.log().flatten(),
             precisions.scales.log().flatten(),
+            torch.cat([value.clamp_min(1e-6).log().flatten() for value in hyper.values()]),
             chain.initial.flatten(),
             chain.transition.flatten(),
             share,
@@ -115,16 +122,16 @@ class Joint:
         return torch.cat([values, values.square()]).numpy()
 
 
-def largest_z(family, sweep=gibbs.sweep, sweeps=SWEEPS, seed=0, gaps=False):
+def largest_z(family, sweep=gibbs.sweep, sweeps=SWEEPS, seed=0, **settings):
     """Largest |z| over the statistics, and its 1 % limit."""
-    joint = Joint(family, gaps)
+    joint = Joint(family, **settings)
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     marginal = np.array(
         [joint.statistics(joint.prior_state(generator, rng)) for _ in range(sweeps // 2)]
     )
     state, chain = joint.prior_state(generator, rng), []
     for _ in range(sweeps):
-        state = sweep(joint.prior, joint.design(state, rng), state, generator)
+        state = sweep(joint.prior, joint.data(state, rng), state, generator)
         chain.append(joint.statistics(state))
     batches = np.array(chain).reshape(BATCHES, -1, marginal.shape[1]).mean(1)
     variance = batches.var(0, ddof=1) / BATCHES + marginal.var(0, ddof=1) / len(marginal)
@@ -149,15 +156,39 @@ def test_gibbs_leaves_the_prior_invariant(family):
     assert z < limit
 
 
+LEVELS = Gaussian(**PLAIN)
+GROUPS = torch.tensor([0, 1, 0])
+UNEVEN = torch.tensor([[1, 2, 4, 8, 5, 3], [3, 1, 1, 6, 2, 1], [2, 2, 9, 1, 1, 1]])
+STRUCTURES = {
+    "left to right": (LeftToRight().prior(K, DWELL, 5.0), Schedule()),
+    "sticky HDP": (StickyHDP(K).prior(K, DWELL, 5.0), Schedule()),
+    "grouped": (Grouped().prior(K, DWELL, 5.0, 2), Schedule(GROUPS)),
+    "uneven": (Dirichlet().prior(K, 1, 9.0), Schedule(gaps=UNEVEN)),
+    "uneven with a dwell": (Dirichlet().prior(K, DWELL, 9.0), Schedule(gaps=UNEVEN)),
+    "uneven and grouped": (Grouped().prior(K, 1, 9.0, 2), Schedule(GROUPS, UNEVEN)),
+    "uneven from left to right": (LeftToRight().prior(K, 1, 9.0), Schedule(gaps=UNEVEN)),
+}
+
+
+QUICKLY = ["left to right", "sticky HDP", "uneven with a dwell", "uneven and grouped"]
+
+
+@pytest.mark.parametrize("structure", QUICKLY)
+def test_gibbs_leaves_the_prior_of_the_chain_invariant(structure):
+    transition, schedule = STRUCTURES[structure]
+    z, limit = largest_z(LEVELS, sweeps=FEW, transition=transition, schedule=schedule)
+    assert z < limit
+
+
 class TestPlantedErrorsAreFound:
     @staticmethod
     def wrong(regression: type[RegressionPrior]):
         """A sweep with another regression."""
 
-        def sweep(prior, design, state, generator):
+        def sweep(prior, data, state, generator):
             settings = (getattr(prior.regression, f.name) for f in fields(RegressionPrior))
             planted = replace(prior, regression=regression(*settings))
-            return gibbs.sweep(planted, design, state, generator)
+            return gibbs.sweep(planted, data, state, generator)
 
         return sweep
 
@@ -199,6 +230,14 @@ class TestPlantedErrorsAreFound:
         monkeypatch.setattr(StudentT, "sample", wrong)
         z, limit = largest_z(Gaussian(run_effects=False), sweeps=FEW)
         assert z > limit
+
+
+@pytest.mark.calibration
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_gibbs_leaves_the_prior_of_the_chain_invariant_over_a_long_run(structure):
+    transition, schedule = STRUCTURES[structure]
+    z, limit = largest_z(LEVELS, sweeps=3000, seed=1, transition=transition, schedule=schedule)
+    assert z < limit
 
 
 @pytest.mark.calibration

@@ -5,14 +5,22 @@ of 1e-3.
 """
 
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import gamma, kstest
 from simulation import simulate_paths
-from small_designs import design_of, name, problem, random_law, random_values, values_only, variants
+from small_designs import (
+    design_of,
+    encoded,
+    name,
+    problem,
+    random_law,
+    random_values,
+    values_only,
+    variants,
+)
 
 from bayeshmm import Autoregressive, Gaussian
 from bayeshmm.emissions.likelihood import log_likelihood
@@ -57,7 +65,7 @@ def test_weights_and_missing_entries_are_drawn_from_their_conditionals(family, m
     fit, _ = search(*problem(family, 2, random_values(2, 6, 3)), 1, seed=0)
     generator = torch.Generator().manual_seed(0)
     state = gibbs.start(fit, size, generator)._replace(law=law)
-    gibbs.sweep(prior, design, state, generator)
+    gibbs.sweep(prior, encoded(design), state, generator)
     ((states, filled),) = seen
     _, hidden = log_likelihood(design, law)
     place = paths.clamp_min(0)[..., None]
@@ -88,25 +96,6 @@ def test_weights_and_missing_entries_are_drawn_from_their_conditionals(family, m
             deviations.append((white * weight.sqrt()[..., None]).flatten())
     assert len(deviations) == 2
     assert kstest(torch.cat(deviations), "norm").pvalue > RATE
-
-
-def test_paths_are_counted_one_move_at_a_time():
-    rng = np.random.default_rng(0)
-    law = rng.dirichlet(np.ones(3), 3)
-    batch = [simulate_paths(rng, np.ones(3) / 3, law, [30, 17, 1], dwell) for dwell in (1, 2, 4)]
-    for dwell in (1, 2, 4):
-        counts = gibbs.path_counts(torch.from_numpy(np.stack(batch)), 3, dwell)
-        for paths, initial, transition in zip(batch, *counts, strict=True):
-            first, moves = np.zeros(3), np.zeros((3, 3))
-            for path in paths:
-                path = path[path >= 0]
-                first[path[0]] += 1
-                age = 1
-                for old, new in pairwise(path):
-                    moves[old, new] += age >= dwell
-                    age = age + 1 if new == old else 1
-            assert initial[0].tolist() == first.tolist()
-            assert transition[0].tolist() == moves.tolist()
 
 
 @pytest.mark.parametrize("family", [Gaussian(), Autoregressive(lags=1, coupling="full")], ids=name)
@@ -168,7 +157,7 @@ class TestDraws:
         state = gibbs.start(fit, 5, generator)
         assert state.law.effects.mean.shape == (5, 3, 2, 2)
         assert len(state.law.coefficients[:, 0, 0, 0, 0].unique()) == 5
-        after = gibbs.sweep(fit.prior, data.design, state, generator)
+        after = gibbs.sweep(fit.prior, data, state, generator)
         assert after.law.coefficients.shape == state.law.coefficients.shape
         assert after.paths.shape == (5, 3, 20)
         assert torch.isin(after.law.tail.degrees, fit.prior.tail.grid).all()

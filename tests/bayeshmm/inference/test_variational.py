@@ -83,7 +83,7 @@ def test_relabelling_a_fit_permutes_everything(family):
     order = torch.tensor([2, 0, 1])
     moved = fit.relabelled(order)
     again = expectation(
-        data.design,
+        data,
         prior.law(moved.parameters.regression.law, moved.parameters.tail),
         moved.parameters.chain.expected_log,
         prior.minimum_dwell,

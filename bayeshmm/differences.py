@@ -1,0 +1,161 @@
+"""How conditions differ: the posterior of every difference between groups of runs.
+
+Two kinds of quantities are compared. Transition probabilities and expected dwells are parameters
+of the chain: their draws are those of the posterior. Whether and when a phase is entered is read
+off sampled paths, which speak of the runs at hand. What is compared is what all runs of a
+condition, those that were not trained too, would do on average, so that the variation from seed to
+seed is part of the interval: given each draw's paths, a share of runs is drawn from its Beta law
+and a mean entry time from its t law (Gelman et al. 2013, Bayesian Data Analysis, 2.4 and 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeshmm.conditions import condition_index
+from bayeshmm.inference_data import expected_dwell
+from bayeshmm.visits import check_paths, visits_by_run
+
+if TYPE_CHECKING:
+    from bayeshmm.posterior import Posterior
+
+Array = NDArray[np.float64]
+
+UNITS = {
+    "transition": "probability",
+    "dwell": "training steps",
+    "entry": "training steps",
+    "entered": "probability",
+    "used": "probability",
+}
+"""What is compared, and its units."""
+
+
+def condition_differences(posterior: Posterior, level: float = 0.9) -> pd.DataFrame:
+    """Every difference between two conditions; see `Posterior.condition_differences`.
+
+    Raises
+    ------
+    ValueError
+        If the runs of the fit all share their transitions, or `level` is not within (0, 1).
+    """
+    calendar = posterior.encoding.calendar
+    if calendar.by is None:
+        raise ValueError(
+            "the runs of this fit all share their transitions: fit it with "
+            'transition=Grouped(by="..."), an attribute of the runs'
+        )
+    conditions, index = condition_index(posterior.runs, calendar.by, calendar.conditions)
+    tails = (1 - level) / 2, 0.5, (1 + level) / 2
+    tables = []
+    for quantity, places, values in _quantities(posterior, index, len(conditions), level):
+        for first, second in combinations(range(len(conditions)), 2):
+            with np.errstate(invalid="ignore"):  # of two phases that are never left
+                difference = values[:, second] - values[:, first]
+            known = ~np.isnan(difference)
+            enough = 2 * known.sum(axis=0) >= len(known)
+            middle = np.where(enough, difference, 0.0)  # no empty columns
+            lower, median, upper = np.nanquantile(middle, tails, axis=0)
+            table = pd.DataFrame(
+                {
+                    "median": median,
+                    "lower": lower,
+                    "upper": upper,
+                    "positive": (middle > 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1),
+                }
+            )
+            table.loc[~enough] = np.nan
+            table.insert(0, "quantity", quantity)
+            table.insert(1, "first", conditions[first])
+            table.insert(2, "second", conditions[second])
+            table.insert(3, "place", places)
+            tables.append(table)
+    joined = pd.concat(tables, ignore_index=True)
+    joined.attrs = {"units": UNITS, "level": level, "by": calendar.by}
+    return joined
+
+
+def _quantities(
+    posterior: Posterior, index: NDArray[np.int64], conditions: int, level: float
+) -> Iterator[tuple[str, list[str], Array]]:
+    """Name, places and draws (S, G, places) of everything that is compared."""
+    names, K = posterior.state_names, posterior.states
+    changes = [(k, other) for k in range(K) for other in range(K) if other != k]
+    source, target = np.array(changes, dtype=np.int64).reshape(-1, 2).T
+    arrows = [f"{names[k]} -> {names[other]}" for k, other in changes]
+    if K > 1:
+        yield "transition", arrows, posterior.draws.chain.transition.numpy()[..., source, target]
+        yield "dwell", list(names), expected_dwell(posterior)
+    paths = check_paths(posterior.paths, names, level, posterior.runs.steps)
+    entry, used = first_entries(paths, posterior.runs.steps, K)
+    rng = np.random.default_rng(posterior.seed)
+    groups = [index == g for g in range(conditions)]
+    means = np.stack([_population_mean(entry[:, runs], rng) for runs in groups], 1)
+    yield "entry", list(names), means
+    entered = ~np.isnan(entry)
+    shares = np.stack([_population_share(entered[:, runs], rng) for runs in groups], 1)
+    yield "entered", list(names), shares
+    used = used[..., source, target]
+    if len(some := np.flatnonzero(used.any(axis=(0, 1)))):
+        shares = np.stack([_population_share(used[:, runs][..., some], rng) for runs in groups], 1)
+        yield "used", [arrows[i] for i in some], shares
+
+
+def first_entries(
+    paths: NDArray[np.int64], steps: NDArray[np.int64], states: int
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Step at which each run first enters each state, and which changes it ever makes.
+
+    Parameters
+    ----------
+    paths
+        Sampled state paths (S, N, T), -1 on padding.
+    steps
+        Training steps, (N, T).
+    states
+        K.
+
+    Returns
+    -------
+    entry
+        (S, N, K); NaN where a run never enters.
+    used
+        (S, N, K, K), from the state in the third axis to that in the last.
+    """
+    entry = np.full((*paths.shape[:2], states), np.nan)
+    used = np.zeros((*entry.shape, states), dtype=bool)
+    for n, visits in enumerate(visits_by_run(paths)):
+        first, into = visits.entries(), visits.at(visits.source >= 0)
+        entry[first.draw, n, first.state] = steps[n, first.row]
+        used[into.draw, n, into.source, into.state] = True
+    return entry, used
+
+
+def _population_share(happens: NDArray[np.bool_], rng: np.random.Generator) -> Array:
+    """Draws of the share of all runs in which it happens, of (S, runs, M): (S, M).
+
+    Runs are exchangeable, and the prior is Jeffreys': Beta(1/2, 1/2).
+    """
+    count = happens.sum(axis=1)
+    return rng.beta(0.5 + count, 0.5 + happens.shape[1] - count)
+
+
+def _population_mean(values: Array, rng: np.random.Generator) -> Array:
+    """Draws of the mean over all runs that have a value, of (S, runs, M): (S, M).
+
+    Runs are normal around it with the flat prior of mean and log variance; NaN where fewer than
+    two have a value, from which nothing is known of their spread.
+    """
+    known = ~np.isnan(values)
+    count = known.sum(axis=1)
+    mean = np.where(known, values, 0.0).sum(axis=1) / np.maximum(count, 1)
+    square = np.where(known, (values - mean[:, None]) ** 2, 0.0).sum(axis=1)
+    freedom = np.maximum(count - 1, 1)
+    error = np.sqrt(square / (freedom * np.maximum(count, 1)))
+    return np.where(count > 1, mean + error * rng.standard_t(freedom), np.nan)

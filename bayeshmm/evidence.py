@@ -1,0 +1,310 @@
+"""The evidence of a fitted model, by bridge sampling from the draws of its posterior.
+
+With p the joint density of parameters and data (states summed out, in unconstrained space) and q a
+normalised law close to the posterior, the evidence is the one number z that satisfies, in means
+over draws of q and of the posterior::
+
+    E_q[ p / (s p + (1-s) z q) ]  =  z E_post[ q / (s p + (1-s) z q) ]
+
+Both ratios are bounded, so that tails in which q and the posterior differ do little harm. One half
+of the draws fits q, the other is the mean on the right; then they change places.
+
+References
+----------
+Meng and Wong (1996), "Simulating ratios of normalizing constants via a simple identity".
+Frühwirth-Schnatter (2004), "Estimating marginal likelihoods for mixture and Markov switching
+models using bridge sampling techniques".
+Gronau et al. (2017), "A tutorial on bridge sampling".
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayeshmm._arviz import az
+from bayeshmm.emissions import sites
+from bayeshmm.emissions.design import Design
+from bayeshmm.emissions.likelihood import Hidden, log_likelihood, moments
+from bayeshmm.emissions.regression import RegressionPrior
+from bayeshmm.hmm import model, own_model, parameters
+from bayeshmm.inference.importance import smoothed
+from bayeshmm.inference.site_values import regression_values, site_values
+from bayeshmm.inference.surrogate import Surrogate
+from bayeshmm.inference.targets import at_once
+from bayeshmm.inference.threads import one_thread
+from bayeshmm.inference.unconstrained import Unconstrained, isolated
+from bayeshmm.inference.variational import Entry
+from bayeshmm.nested import stacked
+from bayeshmm.own_encoding import OwnRows
+from bayeshmm.transitions import TransitionPrior
+from bayeshmm.transitions.chain import TINY
+
+if TYPE_CHECKING:
+    from bayeshmm.posterior import Posterior
+
+Array = NDArray[np.float64]
+
+FEWEST_DRAWS = 100
+"""Draws below which nothing is estimated."""
+
+CHAINS, SWEEPS = 100, 100
+"""Chains, and sweeps of each after as many for warm-up, of the law of the first values."""
+
+LARGEST_ERROR = 0.3
+"""Monte-Carlo error, in nats, up to which an estimate is believed: it then rests on ten draws."""
+
+
+class EvidenceWarning(UserWarning):
+    """The draws do not tell the evidence well; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The log evidence (marginal likelihood) of a model, in the units of the data.
+
+    Attributes
+    ----------
+    log_evidence
+        With the phases labelled as in the draws: the integral over one of their labellings.
+    error
+        Its Monte-Carlo standard error, nats.
+    k_hat
+        Of the importance ratios to the law that was fitted to the draws, a second opinion: up to 0.7
+        importance sampling would do as well. A bridge needs less, that the two laws overlap.
+    label_term
+        ``log K!`` where the prior takes the phases as alike, else 0. The whole evidence is larger
+        by this where the K! labellings are modes of their own. Where they overlap (phases that are
+        hardly told apart, or empty) it is larger by less, so that adding it favours too many.
+    bound
+        The evidence lower bound of the fit, of one labelling too; NaN for an emission of a user's
+        own.
+    dimensions
+        Of the space of parameters.
+    """
+
+    log_evidence: float
+    error: float
+    k_hat: float
+    label_term: float
+    bound: float
+    dimensions: int
+
+    def __repr__(self) -> str:
+        return (
+            f"log evidence {self.log_evidence:.2f} ± {self.error:.2f} nats of one labelling, "
+            f"{self.label_term:+.2f} for the labels (lower bound {self.bound:.2f}, k-hat "
+            f"{self.k_hat:.2f}, {self.dimensions} dimensions)"
+        )
+
+
+class Part(NamedTuple):
+    """An independent part of a posterior.
+
+    Attributes
+    ----------
+    space
+        Its density.
+    latent
+        Its latent sites alone.
+    points
+        Draws in unconstrained space, (chains, draws, size).
+    """
+
+    space: Unconstrained
+    latent: Callable[[], Any]
+    points: Tensor
+
+
+class Bridge(NamedTuple):
+    """Estimate of the log of the integral of a density, its Monte-Carlo error, and k-hat."""
+
+    value: float
+    error: float
+    k_hat: float
+
+
+@one_thread()
+def evidence(posterior: Posterior) -> Evidence:
+    """Estimate the evidence of a fitted model.
+
+    Parameters
+    ----------
+    posterior
+        Its draws must be exact: of Gibbs sampling, NUTS, or variational inference whose k-hat is
+        good.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 100 draws.
+
+    Warns
+    -----
+    EvidenceWarning
+        If the Monte-Carlo error is above 0.3 nats.
+    """
+    if len(posterior.paths) < FEWEST_DRAWS:
+        raise ValueError(
+            f"{len(posterior.paths)} draws do not tell the evidence: fit with draws=1000 or more."
+        )
+    data, mode = posterior.encoding.encode(posterior.runs), posterior.mode
+    if mode is None:
+        transition = posterior.hmm.transition_prior(posterior.runs)
+        parts, bound = [_own_part(transition, data, posterior)], math.nan
+    else:
+        transition, bound = mode.prior.transition, mode.bound + float(data.log_jacobian.sum())
+        prior, rows = replace(mode.prior, entry=None), replace(data, entry=None)
+        values = site_values(prior, posterior.draws)
+        latent = partial(parameters, prior, len(posterior.runs))
+        parts = [_part(partial(model, prior, rows), latent, values, posterior.draws.chains)]
+        if mode.entry is not None and data.entry is not None:
+            parts.append(_first_values(mode.entry, data.entry, posterior.seed))
+    together = at_once(data, posterior.states)
+    found = [bridge(part, seed=posterior.seed, at_once=together) for part in parts]
+    result = Evidence(
+        sum(part.value for part in found),
+        math.hypot(*(part.error for part in found)),
+        max(part.k_hat for part in found),
+        transition.label_symmetries(),
+        bound,
+        sum(part.space.size for part in parts),
+    )
+    if result.error > LARGEST_ERROR:
+        warnings.warn(
+            f"{result!r}: the draws do not tell the evidence well in so many dimensions. Take more "
+            "draws (draws=), fewer states, or a family without run effects, and compare models by "
+            "the density of held-out runs (bayeshmm.compare).",
+            EvidenceWarning,
+            stacklevel=4,
+        )
+    return result
+
+
+def bridge(part: Part, *, seed: int, at_once: int) -> Bridge:
+    """Bridge estimate of the log integral of a density, from draws of it.
+
+    Parameters
+    ----------
+    part
+        The density, and the draws.
+    seed
+        Of the draws of the fitted law.
+    at_once
+        Points at which the density is computed as one batch.
+    """
+    half = part.points.shape[1] // 2
+    halves = part.points[:, :half], part.points[:, -half:]
+    generator = torch.Generator().manual_seed(seed)
+
+    def log_density(points: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([part.space.log_density(some) for some in points.split(at_once)])
+
+    folds = []
+    with isolated(seed):
+        for fitted, held in (halves, halves[::-1]):
+            law = Surrogate(part.space, part.latent, fitted.flatten(0, 1))
+            known = held.flatten(0, 1)
+            drawn = law.sample(len(known), generator)
+            inside, outside = (
+                (log_density(points) - law.log_density(points)).numpy() for points in (known, drawn)
+            )
+            folds.append(_meet(inside.reshape(held.shape[:2]), outside))
+    values, errors, k_hats = np.transpose(folds)
+    # the halves are nearly independent: how far they differ is a check of their own errors
+    error = max(float(np.hypot(*errors)), float(np.ptp(values))) / 2.0
+    return Bridge(float(values.mean()), error, float(k_hats.max()))
+
+
+def _meet(inside: Array, outside: Array) -> Bridge:
+    """The estimate from log ratios of the density to the law.
+
+    Parameters
+    ----------
+    inside
+        At draws of the density, (chains, draws).
+    outside
+        At independent draws of the law, (S,).
+    """
+    outside = np.where(np.isnan(outside), -np.inf, outside)
+    share = _effective(inside) / (_effective(inside) + len(outside))
+    log_share, log_rest = math.log(share), math.log1p(-share)
+    value = float(np.median(inside))
+    for _ in range(1000):
+        above = outside - np.logaddexp(log_share + outside, log_rest + value)
+        below = -np.logaddexp(log_share + inside, log_rest + value)
+        before, value = value, float(_log_mean(above) - _log_mean(below))
+        if abs(value - before) < 1e-9:
+            break
+    error = 0.0
+    for log_terms, size in ((above, len(outside)), (below, _effective(np.exp(below + value)))):
+        terms = np.exp(log_terms - _log_mean(log_terms))
+        error += float(terms.var()) / size
+    finite = np.maximum(outside, outside[np.isfinite(outside)].min())
+    return Bridge(value, math.sqrt(error), smoothed(finite, 1.0)[1])
+
+
+def _log_mean(log_terms: Array) -> float:
+    return float(np.logaddexp.reduce(log_terms, axis=None)) - math.log(log_terms.size)
+
+
+def _effective(terms: Array) -> float:
+    """Effective number of draws (chains, draws) of their mean; at most their number."""
+    size = float(az.ess(terms)) if np.ptp(terms) > 0 else terms.size
+    return min(size, terms.size) if math.isfinite(size) else 1.0
+
+
+def _part(
+    density: Callable[[], Any], latent: Callable[[], Any], values: dict[str, Tensor], chains: int
+) -> Part:
+    space = Unconstrained(density)
+    return Part(space, latent, space.points(values).unflatten(0, (chains, -1)))
+
+
+def _own_part(transition: TransitionPrior, data: OwnRows, posterior: Posterior) -> Part:
+    """The posterior with an emission of a user's own."""
+
+    def latent() -> None:
+        transition.model()
+        data.units.sample()
+
+    draws = posterior.draws
+    values = transition.site_values(draws.chain, draws.hyper)
+    assert isinstance(draws.law, dict)
+    values = {name: value.clamp_min(TINY) for name, value in values.items()} | draws.law
+    return _part(partial(own_model, transition, data), latent, values, draws.chains)
+
+
+def _first_values(fit: Entry, design: Design, seed: int) -> Part:
+    """The posterior of the law of the first values, which no other parameter bears on."""
+    prior, generator = fit.prior, torch.Generator().manual_seed(seed)
+    weights = torch.ones(*design.complete.shape, 1, dtype=torch.float64)
+    statistics = moments(design, weights, Hidden())
+    precisions = fit.shrinkage.sample(generator, (CHAINS,))
+    kept = []
+    for sweep in range(2 * SWEEPS):
+        law = prior.posterior(statistics, precisions).sample(generator)
+        precisions = prior.posterior_shrinkage(law).sample(generator)
+        if sweep >= SWEEPS:
+            kept.append(regression_values(prior.layout, law, precisions, "entry_"))
+    values = {name: value.flatten(0, 1) for name, value in stacked(kept, 1).items()}
+    latent = partial(sites.regressions, prior, "entry_")
+    return _part(partial(_first_rows, prior, design), latent, values, CHAINS)
+
+
+def _first_rows(prior: RegressionPrior, design: Design) -> None:
+    """The Pyro model of the first values."""
+    law, _ = sites.regressions(prior, "entry_")
+    with pyro.plate("runs", len(design.lengths)):
+        pyro.factor("rows", log_likelihood(design, law)[0][..., 0, 0])
