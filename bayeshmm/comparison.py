@@ -75,7 +75,8 @@ class Comparison:
         The data.
     table : DataFrame
         A row per (emission, states): ``elbo`` (evidence lower bound on all runs, + log K! for
-        the labellings), ``elpd`` (log predictive density of held-out runs, nats per row),
+        the labellings where phases are alike before any run is seen; no bound with `Grouped` and
+        `StickyHDP`, whose hyper-parameters are point estimates in it), ``elpd`` (log predictive density of held-out runs, nats per row),
         ``elpd_se``, ``elpd_diff`` (less the best), ``diff_se`` (paired over runs), ``step_ahead``
         (in place of elpd with fewer than five runs), ``bic``, ``agreement`` (of the restarts that
         converged nearest, with the best), ``smallest_share`` (of rows, of the rarest phase) and

@@ -1,21 +1,4 @@
-"""The evidence of a fitted model, by bridge sampling from the draws of its posterior.
-
-With p the joint density of parameters and data (states summed out, in unconstrained space) and q a
-normalised law close to the posterior, the evidence is the one number z that satisfies, in means
-over draws of q and of the posterior::
-
-    E_q[ p / (s p + (1-s) z q) ]  =  z E_post[ q / (s p + (1-s) z q) ]
-
-Both ratios are bounded, so that tails in which q and the posterior differ do little harm. One half
-of the draws fits q, the other is the mean on the right; then they change places.
-
-References
-----------
-Meng and Wong (1996), "Simulating ratios of normalizing constants via a simple identity".
-Frühwirth-Schnatter (2004), "Estimating marginal likelihoods for mixture and Markov switching
-models using bridge sampling techniques".
-Gronau et al. (2017), "A tutorial on bridge sampling".
-"""
+"""The evidence of a fitted model, by bridge sampling from the draws of its posterior."""
 
 from __future__ import annotations
 
@@ -24,26 +7,22 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyro
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeshmm._arviz import az
 from bayeshmm.emissions import sites
 from bayeshmm.emissions.design import Design
 from bayeshmm.emissions.likelihood import Hidden, log_likelihood, moments
 from bayeshmm.emissions.regression import RegressionPrior
 from bayeshmm.hmm import model, own_model, parameters
-from bayeshmm.inference.importance import smoothed
+from bayeshmm.inference.bridge import Part, bridge
 from bayeshmm.inference.site_values import regression_values, site_values
-from bayeshmm.inference.surrogate import Surrogate
 from bayeshmm.inference.targets import at_once
 from bayeshmm.inference.threads import one_thread
-from bayeshmm.inference.unconstrained import Unconstrained, isolated
+from bayeshmm.inference.unconstrained import Unconstrained
 from bayeshmm.inference.variational import Entry
 from bayeshmm.nested import stacked
 from bayeshmm.own_encoding import OwnRows
@@ -52,8 +31,6 @@ from bayeshmm.transitions.chain import TINY
 
 if TYPE_CHECKING:
     from bayeshmm.posterior import Posterior
-
-Array = NDArray[np.float64]
 
 FEWEST_DRAWS = 100
 """Draws below which nothing is estimated."""
@@ -80,8 +57,8 @@ class Evidence:
     error
         Its Monte-Carlo standard error, nats.
     k_hat
-        Of the importance ratios to the law that was fitted to the draws, a second opinion: up to 0.7
-        importance sampling would do as well. A bridge needs less, that the two laws overlap.
+        Of the importance ratios to the law that was fitted to the draws, a second opinion: up to
+        0.7 importance sampling would do as well. A bridge needs less, that the two laws overlap.
     label_term
         ``log K!`` where the prior takes the phases as alike, else 0. The whole evidence is larger
         by this where the K! labellings are modes of their own. Where they overlap (phases that are
@@ -106,32 +83,6 @@ class Evidence:
             f"{self.label_term:+.2f} for the labels (lower bound {self.bound:.2f}, k-hat "
             f"{self.k_hat:.2f}, {self.dimensions} dimensions)"
         )
-
-
-class Part(NamedTuple):
-    """An independent part of a posterior.
-
-    Attributes
-    ----------
-    space
-        Its density.
-    latent
-        Its latent sites alone.
-    points
-        Draws in unconstrained space, (chains, draws, size).
-    """
-
-    space: Unconstrained
-    latent: Callable[[], Any]
-    points: Tensor
-
-
-class Bridge(NamedTuple):
-    """Estimate of the log of the integral of a density, its Monte-Carlo error, and k-hat."""
-
-    value: float
-    error: float
-    k_hat: float
 
 
 @one_thread()
@@ -189,80 +140,6 @@ def evidence(posterior: Posterior) -> Evidence:
             stacklevel=4,
         )
     return result
-
-
-def bridge(part: Part, *, seed: int, at_once: int) -> Bridge:
-    """Bridge estimate of the log integral of a density, from draws of it.
-
-    Parameters
-    ----------
-    part
-        The density, and the draws.
-    seed
-        Of the draws of the fitted law.
-    at_once
-        Points at which the density is computed as one batch.
-    """
-    half = part.points.shape[1] // 2
-    halves = part.points[:, :half], part.points[:, -half:]
-    generator = torch.Generator().manual_seed(seed)
-
-    def log_density(points: Tensor) -> Tensor:
-        with torch.no_grad():
-            return torch.cat([part.space.log_density(some) for some in points.split(at_once)])
-
-    folds = []
-    with isolated(seed):
-        for fitted, held in (halves, halves[::-1]):
-            law = Surrogate(part.space, part.latent, fitted.flatten(0, 1))
-            known = held.flatten(0, 1)
-            drawn = law.sample(len(known), generator)
-            inside, outside = (
-                (log_density(points) - law.log_density(points)).numpy() for points in (known, drawn)
-            )
-            folds.append(_meet(inside.reshape(held.shape[:2]), outside))
-    values, errors, k_hats = np.transpose(folds)
-    # the halves are nearly independent: how far they differ is a check of their own errors
-    error = max(float(np.hypot(*errors)), float(np.ptp(values))) / 2.0
-    return Bridge(float(values.mean()), error, float(k_hats.max()))
-
-
-def _meet(inside: Array, outside: Array) -> Bridge:
-    """The estimate from log ratios of the density to the law.
-
-    Parameters
-    ----------
-    inside
-        At draws of the density, (chains, draws).
-    outside
-        At independent draws of the law, (S,).
-    """
-    outside = np.where(np.isnan(outside), -np.inf, outside)
-    share = _effective(inside) / (_effective(inside) + len(outside))
-    log_share, log_rest = math.log(share), math.log1p(-share)
-    value = float(np.median(inside))
-    for _ in range(1000):
-        above = outside - np.logaddexp(log_share + outside, log_rest + value)
-        below = -np.logaddexp(log_share + inside, log_rest + value)
-        before, value = value, float(_log_mean(above) - _log_mean(below))
-        if abs(value - before) < 1e-9:
-            break
-    error = 0.0
-    for log_terms, size in ((above, len(outside)), (below, _effective(np.exp(below + value)))):
-        terms = np.exp(log_terms - _log_mean(log_terms))
-        error += float(terms.var()) / size
-    finite = np.maximum(outside, outside[np.isfinite(outside)].min())
-    return Bridge(value, math.sqrt(error), smoothed(finite, 1.0)[1])
-
-
-def _log_mean(log_terms: Array) -> float:
-    return float(np.logaddexp.reduce(log_terms, axis=None)) - math.log(log_terms.size)
-
-
-def _effective(terms: Array) -> float:
-    """Effective number of draws (chains, draws) of their mean; at most their number."""
-    size = float(az.ess(terms)) if np.ptp(terms) > 0 else terms.size
-    return min(size, terms.size) if math.isfinite(size) else 1.0
 
 
 def _part(

@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeshmm import decoding, messages, phases, sensitivity
+from bayeshmm import decoding, differences, messages, phases, sensitivity
 from bayeshmm.averages import averaged_density
 from bayeshmm.emissions import Emission
 from bayeshmm.hmm import HMM
@@ -198,6 +198,54 @@ class Posterior:
         runs = self._modelled(runs)
         paths = decoding.state_paths(self, runs)
         return phases.transition_times(paths, runs.steps, runs.names, self.state_names, level)
+
+    def occupied(self, least: float = 0.0) -> pd.DataFrame:
+        """How many phases have any rows: with `StickyHDP`, the posterior of their number.
+
+        Of K phases that are all wanted (`Dirichlet`) it tells which the runs do not need. It
+        answers how many laws *of this family* the rows ask for, and grows with the data where
+        the family does not suit them: `bayeshmm.compare` scores families and numbers on runs left
+        out.
+
+        Parameters
+        ----------
+        least
+            Share of all rows that a phase must have to count; 0: any row at all.
+
+        Returns
+        -------
+        DataFrame
+            A row per number, from 0 to that of all phases: ``states, probability``.
+        """
+        return phases.occupied_states(self.paths, self.state_names, least)
+
+    def condition_differences(self, level: float = 0.9) -> pd.DataFrame:
+        """How conditions differ: the posterior of every difference between two of them.
+
+        Returns
+        -------
+        DataFrame
+            A row per ``quantity, first`` and ``second`` condition, and ``place``: ``median, lower,
+            upper`` of the second's value less the first's, and ``positive``, the probability that
+            it is above 0. The quantities (units are in ``attrs["units"]``) are
+
+            * ``transition``: probability of the change at a base step past the minimum dwell;
+            * ``dwell``: expected length of a visit to the phase, in training steps;
+            * ``entry``: mean step of the first entry into the phase, of runs that enter it;
+            * ``entered``: probability that a run ever enters the phase;
+            * ``used``: probability that a run ever makes the change.
+
+            The last three speak of all runs that the condition might have had, so that the
+            variation from seed to seed is in their intervals, beside that of the paths: a mean has
+            its t law given the runs' steps, a probability its Beta law with Jeffreys' prior. Rows
+            are NaN where most draws have fewer than two runs of a condition that enter.
+
+        Raises
+        ------
+        ValueError
+            If the fit has no conditions: it takes ``transition=Grouped(by=...)``.
+        """
+        return differences.condition_differences(self, level)
 
     def log_density(self, runs: Runs) -> xr.DataArray:
         """Log posterior predictive density of whole runs, in the units of the data.

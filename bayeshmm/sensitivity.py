@@ -192,11 +192,12 @@ def quantities(posterior: Posterior, entries: Array) -> dict[str, Answers]:
     inverses they are past the minimum: the dwell of a phase that is never left has no mean.
     """
     phases, metrics, runs = posterior.state_names, posterior.metrics, posterior.runs.names
-    every = [(one, other) for one in phases for other in phases]
+    among = [f" ({name})" for name in posterior.encoding.calendar.conditions] or [""]
+    changes = [f"{one} -> {other}{of}" for of in among for one in phases for other in phases]
     likely = np.flatnonzero((~np.isnan(entries)).mean(0) > 0.5)
     places = [f"entry of {run} into {phase}" for run in runs for phase in phases]
     rows = [(posterior.paths == k).sum((1, 2)) for k in range(posterior.states)]
-    transition = posterior.draws.chain.transition[:, 0]
+    chain = posterior.draws.chain
     covariance = emission_parameters(posterior)["covariance"]
     noise = np.sqrt(covariance.diagonal(axis1=-2, axis2=-1))
     found = {
@@ -206,7 +207,7 @@ def quantities(posterior: Posterior, entries: Array) -> dict[str, Answers]:
             [f"rows in {name}" for name in phases],
         ),
         "transition": Answers(
-            transition.flatten(1).numpy(), [f"transition {one} -> {other}" for one, other in every]
+            chain.transition.flatten(1).numpy(), [f"transition {change}" for change in changes]
         ),
         "noise": Answers(
             noise.reshape(len(noise), -1),
@@ -214,8 +215,8 @@ def quantities(posterior: Posterior, entries: Array) -> dict[str, Answers]:
         ),
     }
     if posterior.states > 1:
-        exits = posterior.draws.chain.log_exits[:, 0, :, 0].exp().numpy()
-        found["dwell"] = Answers(exits, [f"dwell in {phase}" for phase in phases])
+        exits = chain.log_exits[..., 0].exp().flatten(1).numpy()
+        found["dwell"] = Answers(exits, [f"dwell in {p}{of}" for of in among for p in phases])
     return found
 
 

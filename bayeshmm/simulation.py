@@ -22,7 +22,7 @@ from bayeshmm.emissions.features import Memory
 from bayeshmm.emissions.law import Effects, Law
 from bayeshmm.emissions.regression import Precisions, RegressionPrior
 from bayeshmm.runs import Runs
-from bayeshmm.transitions import Chain, Hyper
+from bayeshmm.transitions import Chain, Grouped, Hyper
 
 if TYPE_CHECKING:
     from bayeshmm.hmm import HMM, Prior
@@ -100,6 +100,8 @@ def simulate(
         is no such thing; or if the emission is not `Gaussian` or `Autoregressive`.
     """
     runs = _blank(lengths, metrics, step_gap, steps)
+    if isinstance(hmm.transition, Grouped):
+        raise ValueError("simulated runs have no conditions: simulate with transition=Dirichlet().")
     prior, calendar = hmm.prior(runs), hmm.calendar(runs)
     gaps = calendar.schedule(runs).gaps
     pace = 1.0 if gaps is None else np.pad(gaps / calendar.gap, ((0, 0), (1, 0)))

@@ -78,8 +78,9 @@ def simulated(runs: int, rows: int, seed: int, prefix: str = "run") -> bh.Runs:
     rng = np.random.default_rng([seed, 1])
     change = np.sort(rng.integers(rows // 10, rows, (runs, STATES - 1)), axis=1)
     phase = (np.arange(rows) >= change[..., None]).sum(1)
-    noise = rng.standard_normal((runs, rows, METRICS))
-    values = levels[phase] + np.einsum("ntij,ntj->nti", mixing[phase], noise)
+    values = rng.standard_normal((runs, rows, METRICS))
+    for k in range(STATES):
+        values[phase == k] = levels[k] + values[phase == k] @ mixing[k].T
     frame = pd.DataFrame(values.reshape(-1, METRICS), columns=[f"m{j}" for j in range(METRICS)])
     names = np.repeat([f"{prefix}-{n}" for n in range(runs)], rows)
     frame.insert(0, "run", names)

@@ -23,6 +23,10 @@ from bayeshmm.nested import take
 from bayeshmm.own_encoding import OwnRows
 
 
+PILOT = VI(steps=400)
+"""The variational fit that NUTS starts at: a scale for every direction is all that it needs."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What an engine found.
@@ -113,7 +117,7 @@ def _stochastic(target: Target, settings: VI, draws: int, seed: int, progress: b
 
 def _no_u_turn(target: Target, settings: NUTS, draws: int, seed: int, progress: bool) -> Outcome:
     found = svi.approximate(
-        target.space, target.start(None), VI(steps=2000), seed=seed, progress=progress
+        target.space, target.start(None), PILOT, seed=seed, progress=progress
     )
     size = -(-draws // settings.chains)
     drawn = nuts.sample(target.space, found.law, size, settings, seed=seed, progress=progress)
@@ -130,7 +134,8 @@ def _with_paths(target: Target, points: Tensor, chains: int, seed: int) -> Draws
     """Draws of the parameters at points (S, size), and one path of every run for each."""
     generator = torch.Generator().manual_seed(seed)
     values = target.parameters(points)
-    data, paths = target.data, []
+    data = target.data
+    paths = np.empty((len(points), len(data.lengths), int(data.lengths.max())), dtype=np.int8)
     for some in torch.arange(len(points)).split(at_once(data, target.states)):
         rows = data.rows(take(values.law, some))
         log = data.schedule.spread(take(values.chain, some).log, target.minimum_dwell)
@@ -142,9 +147,9 @@ def _with_paths(target: Target, points: Tensor, chains: int, seed: int) -> Draws
             minimum_dwell=target.minimum_dwell,
             uniforms=torch.rand(rows.shape[:-1], dtype=torch.float64, generator=generator),
         )
-        paths.append(drawn.to(torch.int8))
+        paths[some.numpy()] = drawn.numpy()
     law, precisions, chain, hyper = values
-    return Draws(law, precisions, chain, hyper, torch.cat(paths).numpy(), chains)
+    return Draws(law, precisions, chain, hyper, paths, chains)
 
 
 @one_thread()

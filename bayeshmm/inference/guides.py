@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import pyro
@@ -83,15 +83,13 @@ class Affine(NamedTuple):
 
     def forward(self, noise: Tensor) -> Tensor:
         """Points at standard normal variables, both (..., size)."""
-        return self.location + self._mapped(
-            noise, lambda root, part: (root @ part[..., None])[..., 0]
-        )
+        return self.location + self._mapped(noise, torch.matmul)
 
     def inverse(self, points: Tensor) -> Tensor:
         """Standard normal variables at points, both (..., size)."""
 
-        def solved(root: Tensor, part: Tensor) -> Tensor:
-            return torch.linalg.solve_triangular(root, part[..., None], upper=False)[..., 0]
+        def solved(root: Tensor, columns: Tensor) -> Tensor:
+            return torch.linalg.solve_triangular(root, columns, upper=False)
 
         return self._mapped(points - self.location, solved)
 
@@ -100,13 +98,15 @@ class Affine(NamedTuple):
         roots = [outer @ root for outer, root in zip(self.roots, inner.roots, strict=True)]
         return Affine(self.forward(inner.location), self.blocks, roots)
 
-    def _mapped(self, points: Tensor, function: Any) -> Tensor:
+    def _mapped(self, points: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Apply a function of factors (B, b, b) and columns (B, b, S) block by block."""
+        flat = points.reshape(-1, points.shape[-1]).T
         parts = [
-            function(root, points[..., places]).flatten(-2)
+            function(root, flat[places]).flatten(0, 1)
             for places, root in zip(self.blocks, self.roots, strict=True)
         ]
         order = torch.cat([places.flatten() for places in self.blocks])
-        return torch.cat(parts, -1)[..., torch.argsort(order)]
+        return torch.cat(parts)[torch.argsort(order)].T.reshape(points.shape)
 
     def log_density(self, points: Tensor) -> Tensor:
         """Log density of the normal law at points (..., size)."""

@@ -7,9 +7,9 @@ is the prior, however wide the parents make it.
 
 * A simplex is ``Dirichlet(a + n)``, a its prior's parameters, and that is all.
 * A normal site with prior ``N(mu, tau^2)`` is multiplied by a likelihood ``N(m, s^2)``.
-* Any other site is taken as it is in unconstrained space.
+* Any other site, or every one that is no simplex, is taken as it is in unconstrained space.
 
-The last, and how far normal sites are from the means of their laws, are jointly normal, each
+These, and how far normal sites are from the means of their laws, are jointly normal, each
 coordinate regressed on the few coordinates before it that tell most of it. The number of
 coefficients then grows with that of the dimensions and not with its square: it is what the draws
 have to pay for.
@@ -35,7 +35,7 @@ from torch import Tensor
 from bayeshmm.inference.unconstrained import Site, Unconstrained
 from bayeshmm.transitions.chain import TINY, sample_dirichlet
 
-PARENTS = 10
+PARENTS = 30
 """Most coordinates that a coordinate is regressed on."""
 
 NOTABLE = 4.0
@@ -120,20 +120,32 @@ class Surrogate:
         The latent sites of the model; that it may leave out the data makes it fast.
     points
         Draws in unconstrained space, (S, size).
+    centred
+        Whether normal sites are taken as deviations from their laws, and not as they are: good
+        where the data are silent, bad where they tell a combination of several of them exactly.
     """
 
-    def __init__(self, space: Unconstrained, latent: Callable[[], Any], points: Tensor) -> None:
+    def __init__(
+        self, space: Unconstrained, latent: Callable[[], Any], points: Tensor, centred: bool
+    ) -> None:
         self.space, self.latent = space, latent
         self._laws: dict[str, Simplex | Centred | None] = {}
         values = space.values(points)
+        kinds: dict[type, Any] = {Dirichlet: Simplex, **({Normal: Centred} if centred else {})}
 
         def fit(name: str, prior: Any) -> Tensor:
-            kind: Any = {Dirichlet: Simplex, Normal: Centred}.get(type(prior))
+            kind = kinds.get(type(prior))
             self._laws[name] = kind and kind.fit(prior, values[name])
             return values[name]
 
         self._visit(len(points), fit)
         self._joint = SparseNormal(self._deviations(points)[0])
+
+    @classmethod
+    def fit(cls, space: Unconstrained, latent: Callable[[], Any], points: Tensor) -> Surrogate:
+        """The law of the two kinds under which the draws are the denser."""
+        laws = (cls(space, latent, points, centred) for centred in (True, False))
+        return max(laws, key=lambda law: float(law.log_density(points).mean()))
 
     def sample(self, size: int, generator: torch.Generator) -> Tensor:
         """Draws in unconstrained space, (size, dimensions)."""
@@ -160,7 +172,7 @@ class Surrogate:
 
     def _deviations(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Jointly normal coordinates (S, ...) and the log of what else is in the density, (S,)."""
-        size, parts = len(points), []
+        size, parts = len(points), [points[:, :0]]
         volume = torch.zeros(size, dtype=torch.float64)
         known = {name: (value, change) for name, value, change in self.space.constrained(points)}
 
@@ -209,7 +221,7 @@ class SparseNormal:
     def __init__(self, draws: Tensor) -> None:
         S, size = draws.shape
         self.location = draws.mean(0)
-        self.deviation = draws.std(0).clamp_min(SMALLEST)
+        self.deviation = (draws - self.location).square().mean(0).sqrt().clamp_min(SMALLEST)
         standard = (draws - self.location) / self.deviation
         gram = standard.T @ standard / S
         self.root = torch.eye(size, dtype=torch.float64)  # root @ standard = scale * noise

@@ -159,8 +159,9 @@ class Weighed:
     effective_draws: float
 
 
-FEWEST = 2200
-"""Draws that k-hat is estimated from, at least: with fewer, its limit of 0.7 would be too high."""
+MOST, BATCHES = 10_000, 40
+"""Draws that k-hat is estimated from, and the batches that this may cost: with 2000 draws it is
+known to about 0.1."""
 
 
 def weighed(approximation: Approximation, draws: int, *, seed: int, at_once: int) -> Weighed:
@@ -184,7 +185,7 @@ def weighed(approximation: Approximation, draws: int, *, seed: int, at_once: int
     """
     law, space = approximation.law, approximation.space
     generator = torch.Generator().manual_seed(seed)
-    size = max(FEWEST, draws)
+    size = max(draws, min(MOST, BATCHES * at_once))
     noise = torch.randn(size, space.size, dtype=torch.float64, generator=generator)
     points = law.forward(noise)
     with isolated(seed), torch.no_grad():

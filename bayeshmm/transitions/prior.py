@@ -143,7 +143,11 @@ class TransitionPrior:
         exits, jumps = self.exits.model(), self.jumps.model()
         chain = chain_of(initial, exits, jumps)
         if self.states > 1:
-            pyro.deterministic("transition", chain.transition, event_dim=2)
+            transition, event = chain.transition, 2
+            if transition.ndim > 2 and transition.shape[-3] > 1:  # groups are no plate
+                transition = transition if transition.ndim == 3 else transition.unsqueeze(-4)
+                event = 3
+            pyro.deterministic("transition", transition, event_dim=event)
         return Chain(batched(chain.initial, 1), batched(chain.transition, 2))
 
     def site_values(self, chain: Chain, values: Hyper) -> Hyper:

@@ -85,6 +85,7 @@ class TestSettings:
         assert bh.fit(short, 2, metrics="m1", **QUICK).metrics == ("m1",)
 
     @pytest.mark.filterwarnings("ignore::bayeshmm.ConvergenceWarning")
+    @pytest.mark.filterwarnings("ignore::bayeshmm.ApproximationWarning")
     @pytest.mark.parametrize(("inference", "kind"), [("auto", "gibbs"), (bh.VI(steps=20), "vi")])
     def test_the_engine_is_told(self, short, inference, kind):
         posterior = bh.fit(short, 1, **(QUICK | {"inference": inference}))

@@ -5,7 +5,6 @@ import pytest
 from synthetic_runs import PLAIN, level_runs
 
 import bayeshmm as bh
-from bayeshmm.phases import occupied_states
 
 ROWS, LEAST, APART = 100, 12, 4.0
 
@@ -25,7 +24,7 @@ def levels(phases, seed, runs=10):
 
 
 def modal_number(posterior):
-    table = occupied_states(posterior.paths, posterior.state_names)
+    table = posterior.occupied()
     return int(table["states"][table["probability"].idxmax()])
 
 
@@ -39,21 +38,19 @@ def fitted(runs, max_states, **settings):
     )
 
 
-@pytest.mark.parametrize("inference", ["gibbs"])
-def test_three_phases_are_found_among_six(inference):
-    runs = levels(3, 50, runs=5)
-    posterior = fitted(runs, 6, inference=inference, restarts=4, draws=400)
+def test_three_phases_are_found_among_six():
+    posterior = fitted(levels(3, 50, runs=5), 6, restarts=4, draws=400)
     assert posterior.states == 6
     assert modal_number(posterior) == 3
 
 
 @pytest.mark.calibration
-@pytest.mark.parametrize("inference", ["gibbs"])
-def test_the_number_of_phases_is_found(inference):
-    """In 18 of 20 sets of runs at least; a method that fails in 2 % of them passes with 99.3 %."""
+@pytest.mark.filterwarnings("ignore::bayeshmm.fitting.ConvergenceWarning")
+def test_the_number_of_phases_is_found():
+    """In 18 of 20 sets of runs at least: a false alarm in 0.7 % if a set goes wrong in 2 %."""
     right = 0
     for phases in (2, 3, 4, 5):
         for seed in range(5):
-            posterior = fitted(levels(phases, seed), 10, inference=inference, restarts=8, draws=400)
+            posterior = fitted(levels(phases, seed), 10, restarts=8, draws=400)
             right += modal_number(posterior) == phases
     assert right >= 18

@@ -163,6 +163,11 @@ def test_a_comparison_of_grouped_models(even):
     assert table["elpd"].iloc[1] > table["elpd"].iloc[0]
 
 
+def test_conditions_are_not_simulated():
+    with pytest.raises(ValueError, match="simulated runs have no conditions"):
+        bh.HMM(2, LEVELS, bh.Grouped()).simulate([20, 20], 0)
+
+
 def test_a_structure_that_is_none_is_an_error():
     with pytest.raises(ValueError, match="transition must be Dirichlet"):
         bh.HMM(2, transition="sticky")
