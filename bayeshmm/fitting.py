@@ -17,13 +17,16 @@ from bayeshmm.encoding import Encoded, Encoding
 from bayeshmm.hmm import HMM
 from bayeshmm.inference import engines
 from bayeshmm.inference.engines import Outcome
+from bayeshmm.inference.gibbs import Draws
 from bayeshmm.inference.importance import RELIABLE, ApproximationWarning
 from bayeshmm.inference.own import OwnTarget, explore
 from bayeshmm.inference.parts import search_some
-from bayeshmm.inference.settings import VI, Inference, Settings, chosen
+from bayeshmm.inference.restarts import origin
+from bayeshmm.inference.settings import VI, Gibbs, Inference, Settings, chosen
 from bayeshmm.inference.variational import VariationalFit
 from bayeshmm.metric_checks import warn_of_metrics
 from bayeshmm.own_encoding import OwnRows, OwnUnits
+from bayeshmm.phases import occupied_states
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
 from bayeshmm.transitions import StickyHDP, Transition
@@ -129,8 +132,16 @@ def fit(
         return _fit_own(runs, hmm, settings, restarts, draws, log, seed, progress)
     encoding, data = hmm.encode(runs, log)
     some = settings.batch_size if isinstance(settings, VI) else None
-    mode, starts = search_some(hmm.prior(runs), data, restarts, seed, some, progress)
-    return draw(runs, hmm, encoding, data, mode, starts, settings, draws, seed, progress)
+    prior = hmm.prior(runs)
+    two = isinstance(transition, StickyHDP) and isinstance(settings, Gibbs)
+    found = [
+        search_some(prior, data, restarts, start, some, progress)
+        for start in ((seed, seed + 1) if two else (seed,))
+    ]
+    found.sort(key=lambda pair: pair[0].bound, reverse=True)
+    (mode, starts), *others = found
+    second = others[0][0] if others else None
+    return draw(runs, hmm, encoding, data, mode, starts, settings, draws, seed, progress, second)
 
 
 def _fit_own(
@@ -171,12 +182,17 @@ def draw(
     draws: int,
     seed: int,
     progress: bool,
+    second: VariationalFit | None = None,
 ) -> Posterior:
-    """Posterior draws around a mode that the search found."""
+    """Posterior draws around a mode that the search found, and around a second one if given."""
     settings = chosen(inference, conjugate=isinstance(mode, VariationalFit))
-    outcome = engines.sample(mode, data, settings, draws, seed=seed, progress=progress)
+    outcome = engines.sample(
+        mode, data, settings, draws, seed=seed, progress=progress, second=second
+    )
     diagnostics = diagnose(outcome)
     warn_of_draws(diagnostics, settings)
+    if second is not None:
+        warn_of_numbers(outcome.draws)
     return Posterior(
         runs=runs,
         hmm=hmm,
@@ -232,13 +248,33 @@ def warn_of_draws(diagnostics: pd.Series, settings: Settings) -> None:
         )
 
 
+def warn_of_numbers(drawn: Draws) -> None:
+    """Say where chains that started at two modes lead to different numbers of phases."""
+    K, origins = drawn.chain.initial.shape[-1], origin(drawn.chains).numpy()
+    by_chain = drawn.paths.reshape(drawn.chains, -1, *drawn.paths.shape[1:])
+    numbers = []
+    for start in np.unique(origins):
+        table = occupied_states(np.concatenate(by_chain[origins == start]), range(K))
+        numbers.append(int(table["probability"].argmax()))
+    if len(set(numbers)) > 1:
+        warnings.warn(
+            f"two independent searches lead to different numbers of phases, {numbers[0]} and "
+            f"{numbers[1]}, and the chains that start there do not meet: the posterior of the "
+            "number is not to be relied on. Take more starts (restarts=) or longer chains "
+            "(inference=Gibbs(warmup=...)), or compare(...) models with fixed numbers.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
 def diagnose(outcome: Outcome) -> pd.Series:
     """R-hat and effective sample size of quantities that every phase has, and of those all share.
 
     They are a phase's share of rows, its probability of staying (mean over conditions) and its
-    mean log noise variance; the degrees of freedom of Student-t noise and the size of the run effects. All chains start from
-    one mode, so that a phase is the same in each. NaN where there is one chain of independent
-    draws. Then what the engine says of itself.
+    mean log noise variance, of every phase that has rows in most draws of some chain; the degrees
+    of freedom of Student-t noise and the size of the run effects. All chains start from one mode,
+    or from two whose phases are matched, so that a phase is the same in each. NaN where there is
+    one chain of independent draws. Then what the engine says of itself.
     """
     drawn = outcome.draws
     K, law = drawn.chain.initial.shape[-1], drawn.law
@@ -254,13 +290,15 @@ def diagnose(outcome: Outcome) -> pd.Series:
             shared["degrees of freedom"] = law.tail.degrees[:, 0].log().numpy()
         if law.effects is not None:
             shared["size of run effects"] = drawn.precisions.groups[:, 0, -1].log().numpy()
+    present = np.stack([(drawn.paths == k).any((1, 2)) for k in range(K)])
+    present = present.reshape(K, drawn.chains, -1).mean(-1).max(-1) > 0.5
     r_hat, size, worst = float("nan"), float(len(drawn.paths)), ""
     if drawn.chains > 1:
         size = float("inf")
         quantities = {
             f"{name} of phase {k}": values[:, k]
             for name, values in by_phase.items()
-            for k in range(K)
+            for k in np.flatnonzero(present)
         }
         for name, values in (quantities | shared).items():
             series = values.reshape(drawn.chains, -1)

@@ -92,6 +92,7 @@ def fit_candidate(
     else:
         ahead = step_ahead(runs, hmm, encoding, mode)
     jacobian = float(data.log_jacobian.sum())
+    occupied = int((mode.states.sum((0, 1)) > 0.5).sum())
     return Candidate(
         hmm=hmm,
         encoding=encoding,
@@ -99,7 +100,7 @@ def fit_candidate(
         restarts=starts,
         held_out=held_out,
         ahead=ahead,
-        elbo=mode.bound + jacobian + mode.prior.transition.label_symmetries(),
+        elbo=mode.bound + jacobian + mode.prior.transition.label_symmetries(occupied),
         bic=bic(mode, data, float(runs.lengths.sum())),
     )
 

@@ -15,13 +15,13 @@ from bayeshmm.emissions.likelihood import log_likelihood
 from bayeshmm.encoding import Encoded
 from bayeshmm.inference import gibbs, nuts, svi
 from bayeshmm.inference.gibbs import Draws
+from bayeshmm.inference.restarts import dispersed
 from bayeshmm.inference.settings import NUTS, VI, Gibbs, Settings
 from bayeshmm.inference.targets import ConjugateTarget, Target, at_once
 from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import VariationalFit
 from bayeshmm.nested import take
 from bayeshmm.own_encoding import OwnRows
-
 
 PILOT = VI(steps=400)
 """The variational fit that NUTS starts at: a scale for every direction is all that it needs."""
@@ -55,6 +55,7 @@ def sample(
     *,
     seed: int,
     progress: bool = False,
+    second: VariationalFit | None = None,
 ) -> Outcome:
     """Draw from the posterior, starting at a mode.
 
@@ -72,15 +73,21 @@ def sample(
         Same seed, same draws.
     progress
         Whether to show progress bars.
+    second
+        Another mode, at which half of the chains of Gibbs sampling start; see `restarts`.
     """
     if isinstance(mode, VariationalFit):
         assert isinstance(data, Encoded)
         if isinstance(settings, Gibbs):
             chains, warmup, thin = settings.chains, settings.warmup, settings.thin
+            begin = None
+            if second is not None:
+                begin = dispersed(mode, second, chains, torch.Generator().manual_seed(seed + 1))
             return Outcome(
                 gibbs.sample(
                     mode, data, draws,
                     chains=chains, warmup=warmup, thin=thin, seed=seed, progress=progress,
+                    begin=begin,
                 ),
                 {"elbo": mode.bound},
             )  # fmt: skip

@@ -165,6 +165,7 @@ def sample(
     thin: int = 2,
     seed: int = 0,
     progress: bool = False,
+    begin: State | None = None,
 ) -> Draws:
     """Draw from the posterior, starting at a variational fit.
 
@@ -186,9 +187,11 @@ def sample(
         Same seed, same draws.
     progress
         Whether to show a progress bar.
+    begin
+        Where the chains start. None: around `fit`, as `start` draws it.
     """
     generator = torch.Generator().manual_seed(seed)
-    state = start(fit, chains, generator)
+    state = start(fit, chains, generator) if begin is None else begin
     kept = []
     sweeps = warmup + thin * -(-draws // chains)
     for i in tqdm(range(1, sweeps + 1), desc="exact draws", disable=not progress, leave=False):

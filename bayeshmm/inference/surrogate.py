@@ -33,7 +33,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from bayeshmm.inference.unconstrained import Site, Unconstrained
-from bayeshmm.transitions.chain import TINY, sample_dirichlet
+from bayeshmm.transitions.chain import TINY
+from bayeshmm.transitions.log_ratios import DirichletLogRatios, log_cells
+
+SIMPLICES = (Dirichlet, DirichletLogRatios)
+"""The laws of a simplex."""
 
 PARENTS = 30
 """Most coordinates that a coordinate is regressed on."""
@@ -54,25 +58,33 @@ class Simplex(NamedTuple):
     counts: Tensor
 
     @classmethod
-    def fit(cls, prior: Dirichlet, values: Tensor) -> Simplex:
+    def fit(cls, prior: Any, values: Tensor) -> Simplex:
         """Counts that suit the draws best."""
-        log_values = values.clamp_min(TINY).log()
+        whole = isinstance(prior, Dirichlet)
+        log_values = values.clamp_min(TINY).log() if whole else log_cells(values)
 
         def loss(log_counts: Tensor) -> Tensor:
             cells = prior.concentration + log_counts.exp()
             log_density = torch.lgamma(cells.sum(-1)) - torch.lgamma(cells).sum(-1)
-            return -(log_density + ((cells - 1.0) * log_values).sum(-1)).mean(0).sum()
+            return -(log_density + (cells * log_values).sum(-1)).mean(0).sum()
 
-        return cls(_least(loss, torch.zeros_like(values[0]))[0].exp())
+        return cls(_least(loss, torch.zeros_like(log_values[0]))[0].exp())
 
-    def draw(self, prior: Dirichlet, generator: torch.Generator) -> Tensor:
+    def draw(self, prior: Any, generator: torch.Generator) -> Tensor:
         """Values."""
         cells = prior.concentration + self.counts
-        return sample_dirichlet(cells, generator).clamp_min(TINY)
+        # a Gamma variable of a small shape, in logarithms
+        uniform = torch.rand(cells.shape, dtype=cells.dtype, generator=generator)
+        gamma = torch._standard_gamma(cells + 1.0, generator=generator)
+        logs = gamma.log() + uniform.clamp_min(TINY).log() / cells
+        if isinstance(prior, Dirichlet):
+            return logs.softmax(-1).clamp_min(TINY)
+        return logs[..., :-1] - logs[..., -1:]
 
-    def log_density(self, prior: Dirichlet, value: Tensor) -> Tensor:
+    def log_density(self, prior: Any, value: Tensor) -> Tensor:
         """Log density of values."""
-        return Dirichlet(prior.concentration + self.counts).log_prob(value.clamp_min(TINY))
+        law = type(prior)(prior.concentration + self.counts)
+        return law.log_prob(value.clamp_min(TINY) if isinstance(prior, Dirichlet) else value)
 
 
 class Centred(NamedTuple):
@@ -131,7 +143,9 @@ class Surrogate:
         self.space, self.latent = space, latent
         self._laws: dict[str, Simplex | Centred | None] = {}
         values = space.values(points)
-        kinds: dict[type, Any] = {Dirichlet: Simplex, **({Normal: Centred} if centred else {})}
+        kinds: dict[type, Any] = dict.fromkeys(SIMPLICES, Simplex)
+        if centred:
+            kinds[Normal] = Centred
 
         def fit(name: str, prior: Any) -> Tensor:
             kind = kinds.get(type(prior))
@@ -201,7 +215,7 @@ class Surrogate:
                 if message["name"] in sites:
                     site = sites[message["name"]]
                     axes = (size, *(1,) * (plates - site.batch))
-                    value = visit(message["name"], _cells(message["fn"], site, axes))
+                    value = visit(message["name"], _unrolled(message["fn"], site, axes))
                     message["value"] = value.reshape(*axes, *site.shape)
                     message["done"] = True
 
@@ -253,16 +267,20 @@ class SparseNormal:
         return -0.5 * (noise.square() + math.log(2.0 * math.pi)).sum(1) - volume
 
 
-def _cells(fn: Any, site: Site, axes: tuple[int, ...]) -> Any:
-    """The prior of a site with parameters (S, *shape)."""
+def _unrolled(fn: Any, site: Site, axes: tuple[int, ...]) -> Any:
+    """The prior of a site, with parameters (S, ...) if it is a simplex or normal."""
     while isinstance(fn, Independent):
         fn = fn.base_dist
-    names = {Dirichlet: ("concentration",), Normal: ("loc", "scale")}.get(type(fn))
-    if names is None:
-        return fn
-    shape = (*axes, *site.shape)
-    parts = (getattr(fn, name).expand(shape).reshape(axes[0], *site.shape) for name in names)
-    return type(fn)(*parts)
+
+    def flat(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return parameter.expand(*axes, *shape).reshape(axes[0], *shape)
+
+    if isinstance(fn, Normal):
+        return Normal(flat(fn.loc, site.shape), flat(fn.scale, site.shape))
+    if isinstance(fn, SIMPLICES):
+        cells = (*site.shape[:-1], fn.concentration.shape[-1])
+        return type(fn)(flat(fn.concentration, cells))
+    return fn
 
 
 def _least(loss: Callable[..., Tensor], *start: Tensor) -> list[Tensor]:

@@ -124,9 +124,14 @@ class TransitionPrior:
         """Values or a law of the hyper-parameters with ``order[i]`` as state i."""
         return self.exits.relabelled(hyper, order) | self.jumps.relabelled(hyper, order)
 
-    def label_symmetries(self) -> float:
-        """Log of the number of labellings of one posterior mode: log K!, or 0."""
-        return math.lgamma(self.states + 1) if self.exchangeable else 0.0
+    def label_symmetries(self, occupied: int | None = None) -> float:
+        """Log of the number of labellings of one posterior mode, 0 where labels mean something.
+
+        ``log K! - log (K - occupied)!``: states without a row may change places unnoticed. None:
+        all K states have rows.
+        """
+        empty = 0 if occupied is None else self.states - occupied
+        return math.lgamma(self.states + 1) - math.lgamma(empty + 1) if self.exchangeable else 0.0
 
     def model(self) -> Chain:
         """Pyro sites of the prior; hyper-parameters that are on a grid elsewhere are continuous.

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from synthetic_runs import PLAIN, level_runs
 
 import bayeshmm as bh
+from bayeshmm.fitting import ConvergenceWarning, warn_of_numbers
+from bayeshmm.inference.gibbs import Draws
+from bayeshmm.transitions import Chain
 
 ROWS, LEAST, APART = 100, 12, 4.0
 
@@ -42,6 +46,21 @@ def test_three_phases_are_found_among_six():
     posterior = fitted(levels(3, 50, runs=5), 6, restarts=4, draws=400)
     assert posterior.states == 6
     assert modal_number(posterior) == 3
+
+
+def halves(first, second, chains=4, draws=10):
+    """Draws of chains of which half have the one, half the other number of phases."""
+    each, rows = chains // 2 * draws, np.arange(12)
+    paths = np.concatenate([np.tile(rows % number, (each, 1, 1)) for number in (first, second)])
+    initial = torch.full((len(paths), 1, 6), 1 / 6, dtype=torch.float64)
+    chain = Chain(initial, torch.eye(6, dtype=torch.float64).expand(len(paths), 1, 6, 6))
+    return Draws(None, None, chain, {}, paths.astype(np.int8), chains)
+
+
+def test_two_searches_that_lead_to_different_numbers_are_named():
+    with pytest.warns(ConvergenceWarning, match="different numbers of phases, 4 and 3,"):
+        warn_of_numbers(halves(4, 3))
+    warn_of_numbers(halves(4, 4))
 
 
 @pytest.mark.calibration

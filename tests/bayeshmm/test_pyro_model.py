@@ -143,6 +143,22 @@ class TestRelations:
         assert upstream == {**expected, "log_marginal": set(rows)}
         assert found["plate_sample"] == {"runs": ["log_marginal"]}
 
+    @pytest.mark.parametrize(
+        ("transition", "parents"),
+        [
+            (bh.LeftToRight(), {"exit", "jump"}),
+            (bh.StickyHDP(3), {"exit", "jump_log_ratio"}),
+            (bh.Grouped("arm"), {"exit", "jump"}),
+        ],
+    )
+    def test_so_do_other_structures_of_transitions(self, runs, transition, parents):
+        frame = runs.to_dataframe()
+        arms = bh.Runs.from_dataframe(frame.assign(arm=frame["run"].eq("seed-0").map(str)))
+        hmm = bh.HMM(3, bh.Gaussian(**PLAIN), transition, minimum_dwell=3)
+        found = get_model_relations(hmm, model_args=(arms,))["sample_sample"]
+        assert set(found["transition"]) == parents
+        assert parents <= set(found["log_marginal"])
+
     def test_what_is_followed_changes_no_density(self, hmm, runs):
         """The factor, computed on values that remember which sites they are from."""
         held = values(hmm, runs)

@@ -14,6 +14,7 @@ from scipy.stats import multivariate_normal
 from bayeshmm.inference.bridge import Part, bridge
 from bayeshmm.inference.surrogate import SparseNormal, Surrogate
 from bayeshmm.inference.unconstrained import Unconstrained, isolated
+from bayeshmm.transitions.log_ratios import DirichletLogRatios, log_cells
 
 CHAINS, DRAWS = 4, 250
 
@@ -47,6 +48,14 @@ def counted():
     with pyro.plate("rows", 2):
         share = pyro.sample("share", dist.Dirichlet(torch.full((3,), 0.4).double()))
     pyro.factor("counts", (COUNTS * share.log()).sum(-1).sum(-1, keepdim=True))
+
+
+def counted_in_logs():
+    """The same, with the logarithms of the shares' ratios for the site."""
+    cells = torch.full((2, 3), 0.4).double()
+    ratio = pyro.sample("ratio", DirichletLogRatios(cells).to_event(1))
+    with pyro.plate("rows", 2):
+        pyro.factor("counts", (COUNTS * log_cells(ratio)).sum(-1))
 
 
 def levelled():
@@ -85,6 +94,12 @@ def counted_part(seed):
     return part(counted, counted, {"share": drawn(lambda: law.sample((CHAINS * DRAWS,)), seed)})
 
 
+def counted_in_logs_part(seed):
+    law = DirichletLogRatios(0.4 + COUNTS)
+    values = drawn(lambda: law.sample((CHAINS * DRAWS,)), seed)
+    return part(counted_in_logs, counted_in_logs, {"ratio": values})
+
+
 def levelled_part(seed):
     """Exact draws of the normal-inverse-gamma posterior."""
     shape, rate, mean, precision = levelled_posterior()
@@ -107,7 +122,7 @@ def levelled_posterior():
 def known(name):
     if name == "funnel":
         return 0.0  # nothing but a prior
-    if name == "counted":
+    if name.startswith("counted"):
         cells = 0.4 + COUNTS.numpy()
         after = gammaln(cells).sum(1) - gammaln(cells.sum(1))
         return float((after - 3 * gammaln(0.4) + gammaln(1.2)).sum())
@@ -119,7 +134,12 @@ def known(name):
     )  # fmt: skip
 
 
-PARTS = {"funnel": funnel_part, "counted": counted_part, "levelled": levelled_part}
+PARTS = {
+    "funnel": funnel_part,
+    "counted": counted_part,
+    "counted in logs": counted_in_logs_part,
+    "levelled": levelled_part,
+}
 
 
 @pytest.mark.parametrize("name", PARTS)

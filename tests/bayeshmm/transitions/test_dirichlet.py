@@ -142,7 +142,9 @@ class TestLeftToRight:
 
     def test_labels_mean_something(self):
         assert LeftToRight().prior(4, 2, 20.0).label_symmetries() == 0.0
-        assert Dirichlet().prior(4, 2, 20.0).label_symmetries() == pytest.approx(math.log(24))
+        exchangeable = Dirichlet().prior(4, 2, 20.0)
+        assert exchangeable.label_symmetries() == pytest.approx(math.log(24))
+        assert exchangeable.label_symmetries(occupied=2) == pytest.approx(math.log(12))
 
     def test_logs_have_finite_gradients(self):
         chain, _ = LeftToRight().prior(3, 2, 20.0).draw(torch.Generator().manual_seed(0))
