@@ -10,6 +10,7 @@
 from bayeshmm import messages, plots
 from bayeshmm.alignment import agreement, match_states
 from bayeshmm.comparison import Comparison, ComparisonWarning, compare
+from bayeshmm.diagnostics import ConvergenceWarning
 from bayeshmm.distributions import HiddenMarkov
 from bayeshmm.emissions import (
     Autoregressive,
@@ -18,7 +19,8 @@ from bayeshmm.emissions import (
     Hyperpriors,
     PyroEmission,
 )
-from bayeshmm.fitting import ConvergenceWarning, fit
+from bayeshmm.evidence import Evidence, EvidenceWarning
+from bayeshmm.fitting import fit
 from bayeshmm.hmm import HMM
 from bayeshmm.inference.importance import ApproximationWarning
 from bayeshmm.inference.settings import NUTS, VI, Gibbs
@@ -40,6 +42,8 @@ __all__ = [
     "ConvergenceWarning",
     "Dirichlet",
     "Emission",
+    "Evidence",
+    "EvidenceWarning",
     "Gaussian",
     "Gibbs",
     "Grouped",

@@ -60,9 +60,10 @@ class Evidence:
         Of the importance ratios to the law that was fitted to the draws, a second opinion: up to
         0.7 importance sampling would do as well. A bridge needs less, that the two laws overlap.
     label_term
-        ``log K!`` where the prior takes the phases as alike, else 0. The whole evidence is larger
-        by this where the K! labellings are modes of their own. Where they overlap (phases that are
-        hardly told apart, or empty) it is larger by less, so that adding it favours too many.
+        ``log K!``, less ``log E!`` where E phases are empty, where the prior takes the phases as
+        alike; else 0. The whole evidence is larger by this where the labellings are modes of their
+        own. Where they overlap (phases that are hardly told apart) it is larger by less, so that
+        adding it favours too many.
     bound
         The evidence lower bound of the fit, of one labelling too; NaN for an emission of a user's
         own.
@@ -127,7 +128,7 @@ def evidence(posterior: Posterior) -> Evidence:
         sum(part.value for part in found),
         math.hypot(*(part.error for part in found)),
         max(part.k_hat for part in found),
-        transition.label_symmetries(),
+        transition.label_symmetries(int(posterior.occupied()["probability"].argmax())),
         bound,
         sum(part.space.size for part in parts),
     )

@@ -70,11 +70,14 @@ def save(posterior: Posterior, path: str | Path) -> None:
         "scaling.increment": scaling.increment,
         "scaling.resolution": scaling.resolution,
         "scaling.order": scaling.order,
+        "scaling.gap": np.array(scaling.gap),
         "feature_scale": posterior.encoding.feature_scale,
         "states": fit.states.numpy(),
         "paths": posterior.paths,
         "losses": posterior.losses,
     }
+    if scaling.gap_exponent is not None:
+        arrays["scaling.gap_exponent"] = scaling.gap_exponent
     trees: dict[str, Any] = {
         "parameters": fit.parameters,
         "counts": fit.counts,
@@ -175,6 +178,8 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
     scaling = Scaling(
         metrics=runs.metrics,
         floors=header["floors"],
+        gap=float(arrays["scaling.gap"]),
+        gap_exponent=arrays.get("scaling.gap_exponent"),
         **{
             part: arrays[f"scaling.{part}"]
             for part in ("mean", "sd", "increment", "resolution", "order")

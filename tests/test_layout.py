@@ -24,6 +24,7 @@ ROWS = (
         "posterior",
         "averages",
         "decoding",
+        "diagnostics",
         "differences",
         "evidence",
         "inference_data",

@@ -123,9 +123,7 @@ def _stochastic(target: Target, settings: VI, draws: int, seed: int, progress: b
 
 
 def _no_u_turn(target: Target, settings: NUTS, draws: int, seed: int, progress: bool) -> Outcome:
-    found = svi.approximate(
-        target.space, target.start(None), PILOT, seed=seed, progress=progress
-    )
+    found = svi.approximate(target.space, target.start(None), PILOT, seed=seed, progress=progress)
     size = -(-draws // settings.chains)
     drawn = nuts.sample(target.space, found.law, size, settings, seed=seed, progress=progress)
     diagnostics = {

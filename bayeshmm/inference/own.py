@@ -17,6 +17,7 @@ from bayeshmm.alignment import agreement, display_order
 from bayeshmm.hmm import own_model
 from bayeshmm.inference.guides import Affine, Blocks, full_rank, mean_field
 from bayeshmm.inference.modes import curvature, find_modes
+from bayeshmm.inference.parts import some_runs
 from bayeshmm.inference.settings import GuideKind
 from bayeshmm.inference.site_values import Values, chain_values
 from bayeshmm.inference.targets import FULL_RANK, at_once
@@ -88,9 +89,29 @@ def emission_sites(data: OwnRows) -> list[str]:
 
 @one_thread()
 def explore(
-    transition: TransitionPrior, data: OwnRows, starts: int, seed: int, progress: bool = False
+    transition: TransitionPrior,
+    data: OwnRows,
+    starts: int,
+    seed: int,
+    size: int | None = None,
+    progress: bool = False,
 ) -> tuple[OwnTarget, pd.DataFrame]:
     """Search for a mode from several starts.
+
+    Parameters
+    ----------
+    transition
+        Prior of the chain.
+    data
+        The runs.
+    starts
+        Number of starts.
+    seed
+        Of the starts.
+    size
+        Runs to search on; None: all.
+    progress
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -100,12 +121,14 @@ def explore(
         A row per start: ``objective`` (log density of the mode in unconstrained space) and
         ``agreement`` (share of rows on which it agrees with the best).
     """
-    space = Unconstrained(partial(own_model, transition, data))
+    some = some_runs(len(data.lengths), size, seed)
+    seen = data if some is None else data.take(some)
+    space = Unconstrained(partial(own_model, transition, seen))
     starts = 1 if transition.states == 1 else starts
-    together = at_once(data, transition.states)
+    together = at_once(seen, transition.states)
     points, objective = find_modes(space, starts, seed=seed, at_once=together, progress=progress)
     best = int(objective.argmax())
-    target = OwnTarget(transition, data, space, points[best])
+    target = OwnTarget(transition, seen, space, points[best])
     states = smoothed(target, points)
     restarts = pd.DataFrame(
         {
@@ -115,7 +138,11 @@ def explore(
         }
     )
     restarts = restarts.sort_values("objective", ascending=False, ignore_index=True)
-    return in_order(target, states[best]), restarts
+    target = in_order(target, states[best])
+    if some is not None:
+        whole = Unconstrained(partial(own_model, transition, data))
+        target = replace(target, data=data, space=whole)
+    return target, restarts
 
 
 def smoothed(target: OwnTarget, points: Tensor) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from bayeshmm.encoding import Encoded
 from bayeshmm.hmm import Prior
@@ -16,6 +17,14 @@ FEWEST = 40
 
 SWEEPS = 20
 """Sweeps over all runs once it is found."""
+
+
+def some_runs(runs: int, size: int | None, seed: int) -> Tensor | None:
+    """Indices of at least `size` of the runs, by chance; None for all."""
+    if size is None or runs <= max(size, FEWEST):
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(runs, generator=generator)[: max(size, FEWEST)]
 
 
 @one_thread()
@@ -38,11 +47,9 @@ def search_some(
     restarts
         Of the search.
     """
-    runs = len(data.lengths)
-    if size is None or runs <= max(size, FEWEST):
+    some = some_runs(len(data.lengths), size, seed)
+    if some is None:
         return search(prior, data, starts, seed, progress)
-    generator = torch.Generator().manual_seed(seed)
-    some = torch.randperm(runs, generator=generator)[: max(size, FEWEST)]
     fit, restarts = search(prior, data.take(some), starts, seed, progress)
     parameters = fit.parameters
     regression = parameters.regression

@@ -111,7 +111,7 @@ class TestSettings:
         assert posterior.diagnostics["effective_draws"] > 50
 
     def test_chains_that_disagree_are_named(self, short, monkeypatch):
-        monkeypatch.setattr("bayeshmm.fitting.RHAT_LIMIT", 0.5)
+        monkeypatch.setattr("bayeshmm.diagnostics.RHAT_LIMIT", 0.5)
         with pytest.warns(bh.ConvergenceWarning, match=r"(?s)R-hat.*draws=.*restarts="):
             bh.fit(short, 2, **(QUICK | {"inference": "gibbs"}))
 
@@ -133,8 +133,7 @@ class TestSettings:
     def test_order_of_the_columns_changes_nothing(self, moving):
         settings = QUICK | {"minimum_dwell": 5, "draws": 80}
         one, other = (
-            bh.fit(runs, 3, **settings)
-            for runs in (moving, moving.select(["m2", "m0", "m1"]))
+            bh.fit(runs, 3, **settings) for runs in (moving, moving.select(["m2", "m0", "m1"]))
         )
         pd.testing.assert_frame_equal(one.entry_times(), other.entry_times())
         pd.testing.assert_frame_equal(one.transition_times(), other.transition_times())

@@ -6,7 +6,7 @@ import torch
 from synthetic_runs import PLAIN, level_runs
 
 import bayeshmm as bh
-from bayeshmm.fitting import ConvergenceWarning, warn_of_numbers
+from bayeshmm.diagnostics import ConvergenceWarning, warn_of_numbers
 from bayeshmm.inference.gibbs import Draws
 from bayeshmm.transitions import Chain
 

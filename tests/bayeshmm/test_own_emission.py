@@ -151,6 +151,19 @@ class TestFit:
         assert "200 draws by vi" in repr(posterior)
         assert posterior.rename({0: "before"}).entry_times()["state"].iloc[0] == "before"
 
+    def test_many_runs_in_mini_batches(self, posterior, runs, monkeypatch):
+        """The mode is searched on some of the runs, and each step sees some."""
+        monkeypatch.setattr("bayeshmm.inference.parts.FEWEST", 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", bh.ConvergenceWarning)
+            warnings.simplefilter("ignore", bh.ApproximationWarning)
+            settings = bh.VI(batch_size=3, steps=100)
+            drawn = bh.fit(runs, 2, emission=Accuracies(), inference=settings, **FITS)
+        pd.testing.assert_frame_equal(
+            drawn.entry_times()[["run", "state", "median"]],
+            posterior.entry_times()[["run", "state", "median"]],
+        )
+
     def test_the_same_with_nuts(self, runs, posterior, monkeypatch):
         """A few draws: they are of the same phases, at the same places."""
         monkeypatch.setattr("bayeshmm.inference.engines.PILOT", bh.VI(steps=100))

@@ -8,7 +8,7 @@ import torch
 from synthetic_runs import PLAIN, change_rows, level_runs, tidy
 
 import bayeshmm as bh
-from bayeshmm.fitting import warn_of_draws
+from bayeshmm.diagnostics import warn_of_draws
 from bayeshmm.inference.guides import full_rank
 from bayeshmm.inference.search import search
 from bayeshmm.inference.targets import ConjugateTarget
@@ -152,7 +152,9 @@ class TestStart:
         assert [len(places) for places in target.start(None).blocks] == [1]
         assert torch.equal(target.start("full-rank").blocks[0], full_rank(size)[0])
         blocks = target.start("block").blocks
-        assert sorted(torch.cat([places.flatten() for places in blocks]).tolist()) == list(range(size))
+        assert sorted(torch.cat([places.flatten() for places in blocks]).tolist()) == list(
+            range(size)
+        )
         assert [tuple(places.shape) for places in blocks[:2]] == [(2, 2), (12, 1)]
         state = blocks[0][0]
         assert set(state.tolist()) == {
@@ -186,7 +188,9 @@ class TestMiniBatches:
         densities = []
         for size in (10, None):
             settings = bh.VI(batch_size=size, guide="block", steps=150)
-            posterior = bh.fit(seen, 2, emission=family, inference=settings, minimum_dwell=3, **FITS)
+            posterior = bh.fit(
+                seen, 2, emission=family, inference=settings, minimum_dwell=3, **FITS
+            )
             densities.append(float(posterior.log_density(unseen).sum()) / (20 * 24))
             level = posterior.idata.posterior["mean"].mean(("chain", "draw")).to_numpy()
             np.testing.assert_allclose(level, [[0, 0], [2, 1]], atol=0.15)

@@ -52,13 +52,13 @@ def test_noise_becomes_points_of_that_covariance(law):
 def test_one_within_the_other_is_both_in_turn(law):
     inner = Affine(torch.full((6,), 0.3).double(), law.blocks, [0.5 * r for r in law.roots])
     noise = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double()
-    torch.testing.assert_close(
-        law.within(inner).forward(noise), law.forward(inner.forward(noise))
-    )
+    torch.testing.assert_close(law.within(inner).forward(noise), law.forward(inner.forward(noise)))
 
 
 def test_draws_tell_location_and_covariances(law):
-    points = law.forward(torch.randn(20_000, 6, generator=torch.Generator().manual_seed(2)).double())
+    points = law.forward(
+        torch.randn(20_000, 6, generator=torch.Generator().manual_seed(2)).double()
+    )
     found = Affine.of(points, law.blocks)
     torch.testing.assert_close(found.location, law.location, atol=0.05, rtol=0)
     expected = dense(law)

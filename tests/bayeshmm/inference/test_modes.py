@@ -24,7 +24,9 @@ def test_the_mode_and_curvature_of_a_normal_law():
 def test_starts_find_different_modes_and_the_better_is_known():
     def model():
         x = pyro.sample("x", dist.Normal(of(0.0)[0], 3.0))
-        mixture = torch.stack([dist.Normal(-4.0, 0.5).log_prob(x), 1 + dist.Normal(4.0, 0.5).log_prob(x)])
+        mixture = torch.stack(
+            [dist.Normal(-4.0, 0.5).log_prob(x), 1 + dist.Normal(4.0, 0.5).log_prob(x)]
+        )
         pyro.factor("modes", mixture.logsumexp(0))
 
     space = Unconstrained(model)

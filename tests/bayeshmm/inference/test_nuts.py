@@ -21,7 +21,9 @@ def test_means_of_a_hidden_markov_model():
     model = TwoUnknowns()
     space = Unconstrained(model)
     mean, deviation = model.moments
-    start = Affine(torch.tensor([2.0, 3.0]).double(), full_rank(2), [0.4 * torch.eye(2).double()[None]])
+    start = Affine(
+        torch.tensor([2.0, 3.0]).double(), full_rank(2), [0.4 * torch.eye(2).double()[None]]
+    )
     found = nuts.sample(space, start, 200, NUTS(chains=2, warmup=60), seed=0)
     draws = both(space, found.points).reshape(2, 200, 2).numpy()
     assert found.divergences == 0

@@ -17,7 +17,9 @@ def test_names_and_what_they_stand_for():
 
 @pytest.mark.parametrize("inference", ["mcmc", None, 3, bh.VI, ["vi"]])
 def test_what_is_no_engine_is_refused(inference):
-    with pytest.raises(ValueError, match=r"inference=.*'auto', 'gibbs', 'vi', 'nuts'.*NUTS\(\.\.\.\)"):
+    with pytest.raises(
+        ValueError, match=r"inference=.*'auto', 'gibbs', 'vi', 'nuts'.*NUTS\(\.\.\.\)"
+    ):
         chosen(inference, conjugate=True)
 
 

@@ -32,7 +32,9 @@ class TestOfAHiddenMarkovModel:
         values = both(space, found.law.forward(noise))
         mean, deviation = model.moments
         assert found.converged
-        torch.testing.assert_close(values.std(0) / deviation, torch.ones(2).double(), atol=0.1, rtol=0)
+        torch.testing.assert_close(
+            values.std(0) / deviation, torch.ones(2).double(), atol=0.1, rtol=0
+        )
         assert ((values.mean(0) - mean).abs() < 0.15 * deviation).all()
 
     def test_weighed_draws_have_them_too(self, hidden):
@@ -43,7 +45,9 @@ class TestOfAHiddenMarkovModel:
         assert weighed.k_hat < 0.7
         assert weighed.effective_draws > 1000
         assert ((values.mean(0) - mean).abs() < 5 * deviation / weighed.effective_draws**0.5).all()
-        torch.testing.assert_close(values.std(0) / deviation, torch.ones(2).double(), atol=0.06, rtol=0)
+        torch.testing.assert_close(
+            values.std(0) / deviation, torch.ones(2).double(), atol=0.06, rtol=0
+        )
 
     def test_same_seed_same_result(self, hidden):
         _, space, _ = hidden

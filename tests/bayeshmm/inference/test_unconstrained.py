@@ -100,7 +100,7 @@ def test_a_model_without_unknowns_is_refused():
 
 def test_nothing_global_is_touched():
     pyro.set_rng_seed(5)
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    before = pyro.util.get_rng_state()
     with pyro.get_param_store().scope():
         pyro.param("mine", torch.ones(()))
         with isolated(3):
@@ -114,6 +114,7 @@ def test_nothing_global_is_touched():
     with isolated(3):
         assert torch.equal(torch.rand(2), first[0])
         assert random.random() == first[1]
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert random.getstate() == states[1]
-    assert np.array_equal(np.random.get_state()[1], states[2])
+    after = pyro.util.get_rng_state()
+    assert torch.equal(after["torch"], before["torch"])
+    assert after["random"] == before["random"]
+    assert np.array_equal(after["numpy"][1], before["numpy"][1])
