@@ -77,10 +77,11 @@ class Comparison:
         A row per (emission, states): ``elbo`` (evidence lower bound on all runs, + log K! for
         the labellings where phases are alike before any run is seen; no bound with `Grouped` and
         `StickyHDP`, whose hyper-parameters are point estimates in it), ``elpd`` (log predictive
-        density of held-out runs, nats per row), ``elpd_se``, ``elpd_diff`` (less the best), ``diff_se`` (paired over runs), ``step_ahead``
-        (in place of elpd with fewer than five runs), ``bic``, ``agreement`` (of the restarts that
-        converged nearest, with the best), ``smallest_share`` (of rows, of the rarest phase) and
-        ``edge`` (whether the best score lies at the edge of the range). Units are in ``attrs``.
+        density of held-out runs, nats per row), ``elpd_se``, ``elpd_diff`` (less the best),
+        ``diff_se`` (paired over runs), ``step_ahead`` (in place of elpd with fewer than five runs),
+        ``bic``, ``agreement`` (of the restarts that converged nearest, with the best),
+        ``smallest_share`` (of rows, of the rarest phase) and ``edge`` (whether the best score lies
+        at the edge of the range). Units are in ``attrs``.
     posteriors : Mapping
         By (emission, states); drawn when first asked for.
     tolerance : float

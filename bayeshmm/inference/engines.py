@@ -102,16 +102,16 @@ def sample(
 
 def _stochastic(target: Target, settings: VI, draws: int, seed: int, progress: bool) -> Outcome:
     runs = len(target.data.lengths)
-    size = settings.batch_size
+    size, (first, second, third) = settings.batch_size, _streams(seed)
     found = svi.approximate(
         target.space,
         target.start(settings.guide),
         settings,
-        seed=seed,
+        seed=first,
         progress=progress,
         subsample_size=None if size is None or size >= runs else size,
     )
-    weighed = svi.weighed(found, draws, seed=seed, at_once=at_once(target.data, target.states))
+    weighed = svi.weighed(found, draws, seed=second, at_once=at_once(target.data, target.states))
     diagnostics = {
         "elbo": weighed.elbo - target.constant,
         "k_hat": weighed.k_hat,
@@ -119,20 +119,26 @@ def _stochastic(target: Target, settings: VI, draws: int, seed: int, progress: b
         "steps": len(found.losses),
         "converged": found.converged,
     }
-    return Outcome(_with_paths(target, weighed.points, 1, seed), diagnostics, found.losses)
+    return Outcome(_with_paths(target, weighed.points, 1, third), diagnostics, found.losses)
 
 
 def _no_u_turn(target: Target, settings: NUTS, draws: int, seed: int, progress: bool) -> Outcome:
-    found = svi.approximate(target.space, target.start(None), PILOT, seed=seed, progress=progress)
+    first, second, third = _streams(seed)
+    found = svi.approximate(target.space, target.start(None), PILOT, seed=first, progress=progress)
     size = -(-draws // settings.chains)
-    drawn = nuts.sample(target.space, found.law, size, settings, seed=seed, progress=progress)
+    drawn = nuts.sample(target.space, found.law, size, settings, seed=second, progress=progress)
     diagnostics = {
         "elbo": -float(found.losses[-svi.WINDOW :].mean()) - target.constant,
         "divergences": drawn.divergences,
     }
     return Outcome(
-        _with_paths(target, drawn.points, settings.chains, seed), diagnostics, found.losses
+        _with_paths(target, drawn.points, settings.chains, third), diagnostics, found.losses
     )
+
+
+def _streams(seed: int) -> list[int]:
+    """Seeds of three independent streams."""
+    return np.random.SeedSequence(seed).generate_state(3).tolist()
 
 
 def _with_paths(target: Target, points: Tensor, chains: int, seed: int) -> Draws:

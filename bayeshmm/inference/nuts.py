@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pyro import infer
 from torch import Tensor
@@ -68,7 +69,8 @@ def sample(
             return noise.sum() * 0.0 + torch.inf
         return energy
 
-    generator = torch.Generator().manual_seed(seed)
+    streams = np.random.SeedSequence(seed).generate_state(settings.chains + 1).tolist()
+    generator = torch.Generator().manual_seed(streams.pop())
     kept, divergences = [], 0
     total = settings.chains * (settings.warmup + draws)
     with tqdm(total=total, desc="NUTS", disable=not progress, leave=False) as bar:
@@ -76,7 +78,7 @@ def sample(
         def advance(*_: Any) -> None:
             bar.update()
 
-        for chain in range(settings.chains):
+        for stream in streams:
             noise = torch.randn(space.size, dtype=torch.float64, generator=generator)
             kernel = infer.NUTS(
                 potential_fn=potential,
@@ -91,7 +93,7 @@ def sample(
                 hook_fn=advance,
                 disable_progbar=True,
             )
-            with isolated(seed + chain):
+            with isolated(stream):
                 mcmc.run()
             kept.append(mcmc.get_samples()["noise"])
             divergences += len(mcmc.diagnostics()["divergences"]["chain 0"])
