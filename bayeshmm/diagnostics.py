@@ -121,9 +121,10 @@ def diagnose(outcome: Outcome) -> pd.Series:
             series = values.reshape(drawn.chains, -1)
             if np.ptp(series) == 0.0:
                 continue
-            size = min(size, float(az.ess(series)))
-            this = float(az.rhat(series))
-            if not this <= r_hat:
+            with np.errstate(invalid="ignore", divide="ignore"):  # nearly all draws alike
+                size = float(np.fmin(size, az.ess(series)))
+                this = float(az.rhat(series))
+            if np.isnan(r_hat) or this > r_hat:
                 r_hat, worst = this, name
     found = {
         "draws": len(drawn.paths),
