@@ -34,9 +34,7 @@ def switching():
         changes = np.cumsum(rng.integers(6, 14, 5))
         level = 4.0 * (phase_of_rows(changes, 60) % 2)
         frames.append(tidy(f"seed-{n}", level[:, None] + rng.standard_normal((60, 1))))
-    frame = pd.concat(frames)
-    frame["arm"] = np.where(frame["run"] < "seed-3", "a", "b")
-    return bh.Runs.from_dataframe(frame)
+    return bh.Runs.from_dataframe(pd.concat(frames))
 
 
 def quantities(posterior):
@@ -65,7 +63,7 @@ def summary(draws, centre, posterior):
 @pytest.mark.filterwarnings("ignore::bayeshmm.ApproximationWarning")
 @pytest.mark.parametrize(
     "transition",
-    [bh.Dirichlet(), bh.LeftToRight(), bh.Grouped("arm"), bh.StickyHDP(2)],
+    [bh.Dirichlet(), bh.LeftToRight()],
     ids=lambda transition: type(transition).__name__,
 )
 def test_engines_agree(switching, transition):

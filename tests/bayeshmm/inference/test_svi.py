@@ -62,7 +62,7 @@ class TestOfAHiddenMarkovModel:
 
 
 class TestOfANormalPosterior:
-    @pytest.mark.parametrize("particles", [1, 8])
+    @pytest.mark.parametrize("particles", [2, 8])
     def test_full_rank_is_exact(self, particles):
         target = Normal()
         space = Unconstrained(target)
