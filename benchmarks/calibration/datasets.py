@@ -115,7 +115,7 @@ def drawn(family: Emission, runs: Runs, effort: Effort, seed: int) -> dict[str, 
     chains, warmup, size = effort.chains, effort.warmup, effort.chains * effort.sweeps
     return {
         "gibbs": gibbs.sample(fit, data, size, chains=chains, warmup=warmup, thin=1, seed=seed),
-        "vi": engines.variational(fit, data, INDEPENDENT, seed=seed),
+        "conjugate": engines.variational(fit, data, INDEPENDENT, seed=seed),
     }
 
 

@@ -111,14 +111,14 @@ def document(
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    """A row per class of quantities, the exact sampler beside the variational posterior."""
+    """A row per class of quantities, the exact sampler beside the conjugate posterior."""
     lines = [
-        "| | exact: 50 % | 90 % | distance (band) | vi: 50 % | 90 % | distance (band) |",
+        "| | exact: 50 % | 90 % | distance (band) | conjugate: 50 % | 90 % | distance (band) |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in table.index.unique(0):
         cells = [name]
-        for engine in ("gibbs", "vi"):
+        for engine in ("gibbs", "conjugate"):
             row = table.loc[(name, engine)]
             cells += [f"{row[f'{p:.0%}']:.3f} ({row[f'z {p:.0%}']:+.1f})" for p in NOMINAL]
             cells.append(f"{row['distance']:.2f} ({row['band']:.2f})")

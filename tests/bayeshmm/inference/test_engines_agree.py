@@ -63,7 +63,7 @@ def summary(draws, centre, posterior):
 @pytest.mark.filterwarnings("ignore::bayeshmm.ApproximationWarning")
 @pytest.mark.parametrize(
     "transition",
-    [bh.Dirichlet(), bh.LeftToRight()],
+    [bh.Dirichlet(), bh.LeftToRight(), bh.StickyHDP(2)],
     ids=lambda transition: type(transition).__name__,
 )
 def test_engines_agree(switching, transition):
