@@ -97,7 +97,7 @@ def sweeps(data: Problem, family: bh.Emission) -> Sweeps:
         state = gibbs.start(fit, chains, generator)
 
         def sweep(state: gibbs.State = state, stream: torch.Generator = generator) -> gibbs.State:
-            return gibbs.sweep(prior, encoded.design, state, stream)
+            return gibbs.sweep(prior, encoded, state, stream)
 
         times.append(quickest(sweep))
     return Sweeps(*times)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from synthetic_runs import changed, level_runs, tidy
+from synthetic_runs import QUICK, changed, level_runs, tidy
 
 import bayeshmm as bh
 from bayeshmm.emissions.features import Memory, past
@@ -364,10 +364,7 @@ class TestEncoding:
             changed(runs, m0=lambda rows: rows["m0"].round(2)),
             2,
             emission="gaussian",
-            inference="vi",
-            restarts=2,
-            draws=40,
-            progress=False,
+            **QUICK,
         )
         variance = posterior.idata.posterior["covariance"].sel(state="phase 1")
         still = float(np.sqrt(variance).mean())

@@ -171,10 +171,12 @@ def sites(problem: Problem) -> dict[str, Tensor]:
     law = problem_law(problem)
     initial, transition, _ = chain(problem)
     values = Chain(initial.exp(), transition.exp())
+    before = torch.ones(law.coefficients.shape[-2:], dtype=torch.bool).tril(-1)[:, :-1]
     return {
         "initial": initial.exp(),
         "exit": values.log_exits.exp(),
         "jump": values.log_jumps.exp(),
         "variance": law.log_variance[0].exp(),
-        "coefficient": law.coefficients[0],
+        "coefficient": law.coefficients[0, ..., :1],
+        "contrast": law.coefficients[0, ..., 1:][:, before],
     }

@@ -197,7 +197,7 @@ class TestPlantedErrorsAreFound:
             def posterior(self, moments, precisions):
                 return super().posterior(moments._replace(counts=moments.counts + 1.0), precisions)
 
-        z, limit = largest_z(Gaussian(**PLAIN), self.wrong(Wrong), FEW)
+        z, limit = largest_z(Gaussian(**PLAIN), self.wrong(Wrong))
         assert z > limit
 
     def test_effects_of_one_run_too_few_in_the_shape_of_their_precision(self):
