@@ -34,7 +34,8 @@ def switching():
         changes = np.cumsum(rng.integers(6, 14, 5))
         level = 4.0 * (phase_of_rows(changes, 60) % 2)
         frames.append(tidy(f"seed-{n}", level[:, None] + rng.standard_normal((60, 1))))
-    return bh.Runs.from_dataframe(pd.concat(frames))
+    frame = pd.concat(frames)
+    return bh.Runs.from_dataframe(frame.assign(arm=np.where(frame["run"] < "seed-3", "a", "b")))
 
 
 def quantities(posterior):
@@ -62,13 +63,19 @@ def summary(draws, centre, posterior):
 @pytest.mark.calibration
 @pytest.mark.filterwarnings("ignore::bayeshmm.ApproximationWarning")
 @pytest.mark.parametrize(
-    "transition",
-    [bh.Dirichlet(), bh.LeftToRight(), bh.StickyHDP(2)],
-    ids=lambda transition: type(transition).__name__,
+    ("transition", "changed"),
+    [
+        (bh.Dirichlet(), {}),
+        (bh.LeftToRight(), {}),
+        (bh.StickyHDP(2), {}),
+        # how far conditions are pooled has poles at none and all: with larger steps some diverge
+        (bh.Grouped("arm"), {"nuts": (bh.NUTS(chains=2, warmup=150, target_accept=0.97), 600)}),
+    ],
+    ids=["Dirichlet", "LeftToRight", "StickyHDP", "Grouped"],
 )
-def test_engines_agree(switching, transition):
+def test_engines_agree(switching, transition, changed):
     found = {}
-    for name, (settings, draws) in ENGINES.items():
+    for name, (settings, draws) in (ENGINES | changed).items():
         posterior = bh.fit(
             switching, 2, emission=bh.Gaussian(**PLAIN), transition=transition,
             inference=settings, minimum_dwell=2, restarts=4, draws=draws, progress=False,
