@@ -19,6 +19,7 @@ from bayeshmm.emissions.likelihood import Hidden, log_likelihood, moments
 from bayeshmm.emissions.regression import RegressionPrior
 from bayeshmm.hmm import model, own_model, parameters
 from bayeshmm.inference.bridge import Part, bridge
+from bayeshmm.inference.importance import RELIABLE
 from bayeshmm.inference.site_values import regression_values, site_values
 from bayeshmm.inference.targets import at_once
 from bayeshmm.inference.threads import one_thread
@@ -99,7 +100,7 @@ def evidence(posterior: Posterior) -> Evidence:
     Raises
     ------
     ValueError
-        If there are fewer than 100 draws.
+        If there are fewer than 100 draws, or k-hat calls them poor.
 
     Warns
     -----
@@ -109,6 +110,12 @@ def evidence(posterior: Posterior) -> Evidence:
     if len(posterior.paths) < FEWEST_DRAWS:
         raise ValueError(
             f"{len(posterior.paths)} draws do not tell the evidence: fit with draws=1000 or more."
+        )
+    if posterior.diagnostics.get("k_hat", 0.0) > RELIABLE:
+        raise ValueError(
+            "these are draws of a variational approximation that k-hat calls poor "
+            f"({posterior.diagnostics['k_hat']:.2f}), not of the posterior: fit with "
+            "inference='gibbs', or 'nuts' for an emission of your own."
         )
     data, mode = posterior.encoding.encode(posterior.runs), posterior.mode
     if mode is None:

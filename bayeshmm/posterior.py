@@ -310,7 +310,8 @@ class Posterior:
         Raises
         ------
         ValueError
-            With fewer than 100 draws.
+            With fewer than 100 draws, or draws of a variational approximation that k-hat calls
+            poor.
 
         Warns
         -----

@@ -137,6 +137,11 @@ class TestOfFits:
         with pytest.raises(ValueError, match="99 draws do not tell the evidence: fit with draws="):
             evidence(few)
 
+    def test_draws_of_a_poor_approximation_are_an_error(self, level_posterior):
+        poor = replace(level_posterior, diagnostics=pd.Series({"k_hat": 0.9}))
+        with pytest.raises(ValueError, match=r"k-hat calls poor.*0\.90.*gibbs"):
+            poor.evidence()
+
     def test_draws_that_do_not_tell_it_are_warned_of(self, posterior):
         """A hundred, in 179 dimensions."""
         draws = posterior.draws
