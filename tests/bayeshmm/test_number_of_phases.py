@@ -64,7 +64,7 @@ def test_two_searches_that_lead_to_different_numbers_are_named():
 
 
 @pytest.mark.calibration
-@pytest.mark.filterwarnings("ignore::bayeshmm.fitting.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::bayeshmm.ConvergenceWarning")
 def test_the_number_of_phases_is_found():
     """In 18 of 20 sets of runs at least: a false alarm in 0.7 % if a set goes wrong in 2 %."""
     right = 0
