@@ -31,9 +31,6 @@ PATIENCE = 2
 LARGEST_GRADIENT = 100.0
 """Norm to which a gradient is cut: a single wild particle must not throw the guide off."""
 
-AT_ONCE = 1 << 22
-"""Numbers (rows by states by draws) of which densities are computed as one batch."""
-
 
 @dataclass(frozen=True)
 class Approximation:
