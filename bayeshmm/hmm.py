@@ -105,6 +105,7 @@ class HMM:
     >>> guide = pyro.infer.autoguide.AutoNormal(hmm)                     # doctest: +SKIP
     >>> svi = pyro.infer.SVI(hmm, guide, adam, pyro.infer.Trace_ELBO())  # doctest: +SKIP
     >>> svi.step(runs)                                                   # doctest: +SKIP
+    >>> pyro.render_model(hmm, (runs,))  # needs bayeshmm[graph]         # doctest: +SKIP
     """
 
     states: int
@@ -263,7 +264,8 @@ class HMM:
     def __call__(self, runs: Runs, subsample_size: int | None = None) -> None:
         """The Pyro model of `runs`, the states marginalised.
 
-        Sites: those of the chain (``initial``, ``exit``, ``jump``, ...) and its hyper-parameters;
+        Sites: those of the chain (``initial``, ``exit``, ``jump``, ... as its structure has them)
+        and its hyper-parameters;
         ``variance`` (K, D), ``coefficient`` (K, D, P) of the past and ``contrast`` (K, C) of the
         regressions, C pairs of metrics, and their hyper-parameters ``shrinkage`` and ``scale``;
         ``degrees`` of freedom of Student-t noise; ``run_effect`` (N, K, D) of all runs; those of
