@@ -265,11 +265,11 @@ class HMM:
         """The Pyro model of `runs`, the states marginalised.
 
         Sites: those of the chain (``initial``, ``exit``, ``jump``, ... as its structure has them)
-        and its hyper-parameters;
-        ``variance`` (K, D), ``coefficient`` (K, D, P) of the past and ``contrast`` (K, C) of the
-        regressions, C pairs of metrics, and their hyper-parameters ``shrinkage`` and ``scale``;
-        ``degrees`` of freedom of Student-t noise; ``run_effect`` (N, K, D) of all runs; those of
-        the regressions with the prefix ``entry_`` for the law of the first values.
+        and its hyper-parameters; ``variance`` (K, D), ``coefficient`` (K, D, P) of the past and
+        ``contrast`` (K, C) of the regressions, C pairs of metrics, and their hyper-parameters
+        ``shrinkage`` and ``scale``; ``degrees`` of freedom of Student-t noise; ``run_effect`` (N,
+        K, D) of all runs; those of the regressions with the prefix ``entry_`` for the law of the
+        first values.
 
         Parameters
         ----------
