@@ -126,9 +126,9 @@ def _parameters(
     size = min(SMOOTHING_DRAWS, len(draws.paths))
     index = torch.linspace(0, len(draws.paths) - 1, size).round().long()
     law: Law | Sites = take(draws.law, index)
-    data: Encoded | OwnRows = posterior.encoding.encode(runs)
-    chain, data = data.schedule.of_groups(take(draws.chain, index)), data.ungrouped()
-    if not isinstance(law, Law):
+    encoded: Encoded | OwnRows = posterior.encoding.encode(runs)
+    chain, data = encoded.schedule.of_groups(take(draws.chain, index)), encoded.ungrouped()
+    if not isinstance(law, Law) or isinstance(encoded, OwnRows):
         return data, law, chain
     known = torch.from_numpy(known_runs(posterior, runs))
     place = [fitted.index(name) if name in fitted else 0 for name in runs.names]
@@ -137,7 +137,7 @@ def _parameters(
         return data, own, chain
     generator = torch.Generator().manual_seed(posterior.seed)
     if joined:
-        updated = predict(posterior.variational, posterior.encoding.encode(runs))
+        updated = predict(posterior.variational, encoded)
         new_law = updated.regression.sample(generator, (size,))
         new_chain = updated.chain.sample(generator, (size,))
     else:

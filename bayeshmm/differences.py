@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bayeshmm.conditions import condition_index
 from bayeshmm.inference_data import expected_dwell
-from bayeshmm.visits import check_paths, visits_by_run
+from bayeshmm.visits import check_paths, first_entries
 
 if TYPE_CHECKING:
     from bayeshmm.posterior import Posterior
@@ -105,36 +105,6 @@ def _quantities(
     if len(some := np.flatnonzero(used.any(axis=(0, 1)))):
         shares = np.stack([_population_share(used[:, runs][..., some], rng) for runs in groups], 1)
         yield "used", [arrows[i] for i in some], shares
-
-
-def first_entries(
-    paths: NDArray[np.int64], steps: NDArray[np.int64], states: int
-) -> tuple[Array, NDArray[np.bool_]]:
-    """Step at which each run first enters each state, and which changes it ever makes.
-
-    Parameters
-    ----------
-    paths
-        Sampled state paths (S, N, T), -1 on padding.
-    steps
-        Training steps, (N, T).
-    states
-        K.
-
-    Returns
-    -------
-    entry
-        (S, N, K); NaN where a run never enters.
-    used
-        (S, N, K, K), from the state in the third axis to that in the last.
-    """
-    entry = np.full((*paths.shape[:2], states), np.nan)
-    used = np.zeros((*entry.shape, states), dtype=bool)
-    for n, visits in enumerate(visits_by_run(paths)):
-        first, into = visits.entries(), visits.at(visits.source >= 0)
-        entry[first.draw, n, first.state] = steps[n, first.row]
-        used[into.draw, n, into.source, into.state] = True
-    return entry, used
 
 
 def _population_share(happens: NDArray[np.bool_], rng: np.random.Generator) -> Array:

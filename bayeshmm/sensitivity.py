@@ -32,7 +32,7 @@ from bayeshmm.emissions.tails import StudentT
 from bayeshmm.inference.importance import RELIABLE, smoothed
 from bayeshmm.inference_data import emission_parameters
 from bayeshmm.transitions.rows import ExitRows
-from bayeshmm.visits import visits_by_run
+from bayeshmm.visits import first_entries
 
 if TYPE_CHECKING:
     from bayeshmm.hmm import Prior
@@ -72,7 +72,8 @@ def prior_sensitivity(posterior: Posterior, factor: float) -> pd.DataFrame:
         raise ValueError(f"factor={factor} must be a number above 1: 2 doubles and halves.")
     prior, draws = posterior.variational.prior, len(posterior.paths)
     efficiency = min(1.0, posterior.diagnostics["effective_draws"] / draws)
-    entries = first_entries(posterior)
+    entries, _ = first_entries(posterior.paths, posterior.runs.steps, posterior.states)
+    entries = entries.reshape(draws, -1)
     entered = 1.0 - np.isnan(entries)
     answers = quantities(posterior, entries)
     rows = []
@@ -173,16 +174,6 @@ def _log_normaliser(law: Shrinkage) -> Tensor:
 def log_degrees(prior: StudentT, degrees: Tensor) -> Tensor:
     """Log prior probability of degrees of freedom (S, 1), (S,)."""
     return prior.log_prior[(prior.grid - degrees).abs().argmin(-1)]
-
-
-def first_entries(posterior: Posterior) -> Array:
-    """Step at which each run first enters each phase, (S, N * K); NaN where it does not."""
-    paths: NDArray[Any] = posterior.paths
-    steps = np.full((*paths.shape[:2], posterior.states), np.nan)
-    for n, visits in enumerate(visits_by_run(paths)):
-        entry = visits.entries()
-        steps[entry.draw, n, entry.state] = posterior.runs.steps[n, entry.row]
-    return steps.reshape(len(paths), -1)
 
 
 def quantities(posterior: Posterior, entries: Array) -> dict[str, Answers]:

@@ -6,7 +6,7 @@ The one place where paths become events: the tables of `bayeshmm.phases` are gro
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -131,6 +131,36 @@ def shares(runs: Ints, total: int, level: float) -> pd.DataFrame:
             "runs": median.astype(np.int64),
         }
     )
+
+
+def first_entries(
+    paths: NDArray[Any], steps: NDArray[np.int64], states: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Step at which each run first enters each state, and which changes it ever makes.
+
+    Parameters
+    ----------
+    paths
+        Sampled state paths (S, N, T), -1 on padding.
+    steps
+        Training steps, (N, T).
+    states
+        K.
+
+    Returns
+    -------
+    entry
+        (S, N, K); NaN where a run never enters.
+    used
+        (S, N, K, K), from the state in the third axis to that in the last.
+    """
+    entry = np.full((*paths.shape[:2], states), np.nan)
+    used = np.zeros((*entry.shape, states), dtype=bool)
+    for n, visits in enumerate(visits_by_run(paths)):
+        first, into = visits.entries(), visits.at(visits.source >= 0)
+        entry[first.draw, n, first.state] = steps[n, first.row]
+        used[into.draw, n, into.source, into.state] = True
+    return entry, used
 
 
 def check_paths(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import pyro
 import pyro.distributions as dist
@@ -30,7 +31,7 @@ STEPS = torch.tensor([0.0, 2.0, -2.0, 0.5, -0.5, 0.1, -0.1, 0.02, -0.02], dtype=
 """Moves that a point estimate tries; the first is to stay."""
 
 
-class PooledRows:
+class PooledRows(ABC):
     """Rows of G conditions, Dirichlet around a base: `bayeshmm.transitions.rows.RowsPrior`.
 
     The base of each state's row is Dirichlet; its `pooling` w, which is Beta(1/2, 1/2), says that
@@ -58,9 +59,9 @@ class PooledRows:
     leaving: Tensor
     groups: int
 
+    @abstractmethod
     def _relabelled_rows(self, rows: Tensor, order: Tensor) -> Tensor:
         """Rows (..., K, C) with ``order[i]`` as state i."""
-        raise NotImplementedError
 
     @property
     def names(self) -> tuple[str, str]:

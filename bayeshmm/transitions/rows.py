@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import pyro
@@ -86,7 +87,7 @@ class RowsPrior(Protocol):
         ...
 
 
-class GridRows:
+class GridRows(ABC):
     """Rows whose one or two hyper-parameters are on a grid: nothing is approximated but that.
 
     Attributes
@@ -118,13 +119,13 @@ class GridRows:
         self._constant = self.log_prior + log_normaliser(self.grid).sum(-1)
         self._powers = torch.where(self.active, self.grid - 1.0, 0.0).flatten(1).T.contiguous()
 
+    @abstractmethod
     def _cells(self, points: Tensor) -> Tensor:
         """Dirichlet parameters (..., K, C) at hyper-parameters (..., H)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sites(self) -> list[Tensor]:
         """Pyro sites of the hyper-parameters, which are continuous there."""
-        raise NotImplementedError
 
     @property
     def _weights(self) -> str:

@@ -2,6 +2,7 @@
 
 import matplotlib as mpl
 import numpy as np
+import pyro
 import pytest
 from synthetic_runs import PLAIN, change_rows, level_runs, moving_runs
 
@@ -49,6 +50,15 @@ def short():
 
 
 @pytest.fixture(scope="session")
+def gappy(short):
+    """Runs of unequal length in which a tenth of the values are missing."""
+    frame = short.to_dataframe()
+    gaps = np.random.default_rng(0).random((len(frame), 2)) < 0.1
+    frame[["m0", "m1"]] = frame[["m0", "m1"]].mask(gaps)
+    return bh.Runs.from_dataframe(frame)
+
+
+@pytest.fixture(scope="session")
 def comparison(short):
     """One to three states, two families."""
     return bh.compare(
@@ -78,3 +88,13 @@ def level_posterior(levels):
     """Two Gaussian phases of `levels`."""
     emission = bh.Gaussian(**PLAIN)
     return bh.fit(levels[0], 2, emission=emission, restarts=3, draws=400, progress=False)
+
+
+@pytest.fixture
+def pyro_scope():
+    """Pyro's parameters and random numbers are as they were afterwards."""
+    state = pyro.util.get_rng_state()
+    with pyro.get_param_store().scope():
+        pyro.set_rng_seed(0)
+        yield
+    pyro.util.set_rng_state(state)

@@ -23,14 +23,7 @@ from .messages.enumeration import Law
 FALSE_ALARM = 1e-4  # of every statistical check, over seeds; here they are fixed
 
 
-@pytest.fixture(autouse=True)
-def _scoped():
-    """Pyro's parameters and random numbers are as they were afterwards."""
-    state = pyro.util.get_rng_state()
-    with pyro.get_param_store().scope():
-        pyro.set_rng_seed(0)
-        yield
-    pyro.util.set_rng_state(state)
+pytestmark = pytest.mark.usefixtures("pyro_scope")
 
 
 def normal(*shape):

@@ -12,15 +12,7 @@ from synthetic_runs import QUICK, level_runs
 
 import bayeshmm as bh
 
-
-@pytest.fixture(autouse=True)
-def _scoped():
-    """Pyro's parameters and random numbers are as they were afterwards."""
-    state = pyro.util.get_rng_state()
-    with pyro.get_param_store().scope():
-        pyro.set_rng_seed(0)
-        yield
-    pyro.util.set_rng_state(state)
+pytestmark = pytest.mark.usefixtures("pyro_scope")
 
 
 @pytest.fixture(scope="module")

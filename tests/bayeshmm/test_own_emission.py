@@ -34,13 +34,7 @@ class Accuracies:
         return torch.where(inside.isnan(), 0.0, rows).sum(-1)
 
 
-@pytest.fixture(autouse=True)
-def _scoped():
-    state = pyro.util.get_rng_state()
-    with pyro.get_param_store().scope():
-        pyro.set_rng_seed(0)
-        yield
-    pyro.util.set_rng_state(state)
+pytestmark = pytest.mark.usefixtures("pyro_scope")
 
 
 @pytest.fixture(scope="module")

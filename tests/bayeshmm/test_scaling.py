@@ -18,15 +18,6 @@ from bayeshmm.scaling import (
 from bayeshmm.transitions import Calendar
 
 
-@pytest.fixture(scope="module")
-def gappy(short):
-    """Runs of unequal length in which a tenth of the values are missing."""
-    frame = short.to_dataframe()
-    gaps = np.random.default_rng(0).random((len(frame), 2)) < 0.1
-    frame[["m0", "m1"]] = frame[["m0", "m1"]].mask(gaps)
-    return bh.Runs.from_dataframe(frame)
-
-
 def encoding_of(runs, emission):
     return Encoding.fit(runs, emission, Calendar.of(runs))
 
