@@ -24,6 +24,7 @@ from bayeshmm.fitting import fit
 from bayeshmm.hmm import HMM
 from bayeshmm.inference.importance import ApproximationWarning
 from bayeshmm.inference.settings import NUTS, VI, Gibbs
+from bayeshmm.lineage import audit
 from bayeshmm.metric_checks import MetricWarning, SpacingWarning
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
@@ -58,6 +59,7 @@ __all__ = [
     "SpacingWarning",
     "StickyHDP",
     "agreement",
+    "audit",
     "compare",
     "fit",
     "load",

@@ -1,4 +1,4 @@
-"""``bayeshmm analyze RUNS --states 1:8 --out DIR``."""
+"""``bayeshmm analyze RUNS --states 1:8 --out DIR`` and ``bayeshmm audit RUNS``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from bayeshmm.lineage import audit
 from bayeshmm.runs import Runs
 
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status.
+        The exit status: 2 after an error, and 1 where an audit found something.
     """
     parser = argparse.ArgumentParser(
         prog="bayeshmm", description="Find the phases in training runs, and how sure they are."
@@ -60,11 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="what becomes of infinite values",
     )  # fmt: skip
     command.add_argument("--quiet", action="store_true", help="no progress bars")
+    command = commands.add_parser("audit", help="tell what is wrong with runs as they were logged")
+    command.add_argument("runs", metavar="RUNS", help="a folder of runs, or a tidy file")
     chosen = parser.parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _say
         try:
-            return _analyze(chosen)
+            return _audit(chosen) if chosen.command == "audit" else _analyze(chosen)
         except (ValueError, OSError) as error:
             print(f"bayeshmm: {error}", file=sys.stderr)
             return 2
@@ -75,12 +78,25 @@ def _say(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+def _audit(chosen: argparse.Namespace) -> int:
+    found = audit(chosen.runs)
+    for severity, part in found.groupby("severity", sort=False):
+        print(f"{severity}s: {len(part)}")
+        for _, row in part.iterrows():
+            print(f"  {row['finding']}: {row['detail']}\n    mend: {row['mend']}")
+    if found.empty:
+        print("nothing was found")
+    return int(not found.empty)
+
+
 def _analyze(chosen: argparse.Namespace) -> int:
     mpl.use("Agg")
     from bayeshmm import analysis  # draws, so only after the backend is chosen
     from bayeshmm.events import Event
 
     event = None if chosen.event is None else Event.parse(chosen.event)
+    for _, row in audit(chosen.runs).iterrows():
+        _say(f"{row['finding']}: {row['detail']}")
     runs = Runs.read(chosen.runs, nonfinite=chosen.nonfinite)
     if chosen.metrics is not None:
         runs = runs.select(chosen.metrics)

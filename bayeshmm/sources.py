@@ -30,27 +30,36 @@ def read(path: Path) -> Tidy:
     if path.is_dir():
         return _read_folder(path)
     try:
-        return arrange(_read_file(path))
+        return arrange(read_file(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def _read_folder(path: Path) -> Tidy:
     rows, attributes, nonfinite = store.read(path)
-    unlogged = attributes.loc[~attributes["run"].isin(rows["run"]), "run"]
+    unlogged = attributes.loc[~attributes["run"].isin(rows["run"].unique()), "run"]
     if len(unlogged):
         raise ValueError(f"{path}: run {unlogged.iloc[0]!r} has no row yet: move it elsewhere")
-    infinite = nonfinite.assign(value=np.inf).pivot(
-        index=["run", "step"], columns="metric", values="value"
-    )
-    df = rows.set_index(["run", "step"]).fillna(infinite).reset_index()
+    df = rows
+    if len(nonfinite):
+        infinite = nonfinite.assign(value=np.inf).pivot(
+            index=["run", "step"], columns="metric", values="value"
+        )
+        df = rows.set_index(["run", "step"]).fillna(infinite).reset_index()
     # a stored column is what was measured, constant or not
     metrics = [name for name in df.columns.drop(["run", "step"]) if not is_bookkeeping(name)]
     tidy = arrange(df, metrics=metrics)
     return tidy._replace(attributes=attributes.set_index("run").loc[list(tidy.names)])
 
 
-def _read_file(path: Path) -> pd.DataFrame:
+def read_file(path: Path) -> pd.DataFrame:
+    """Return what a tidy file holds, unchecked.
+
+    Raises
+    ------
+    ValueError
+        If the file is empty, cannot be parsed or has an unknown suffix.
+    """
     if path.stat().st_size == 0:
         raise ValueError("the file is empty")
     if path.suffix == ".csv":

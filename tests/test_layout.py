@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # list; "" is the package itself, whose `__init__` gathers the public names.
 ROWS = (
     {"messages", "alignment", "defaults", "nested", "_arviz"},
-    {"tidy", "sources", "runs", "audit"},
+    {"tidy", "sources", "runs", "lineage"},
     {"scaling", "metric_checks", "conditions"},
     {"transitions", "emissions", "distributions"},
     {"encoding", "own_encoding"},
@@ -49,10 +49,11 @@ LIBRARIES = {
     "tidy": {"numpy", "pandas"},
     "sources": {"numpy", "pandas"},
     "runs": {"numpy", "pandas"},
+    "lineage": {"numpy", "pandas", "scipy"},
     "plots": {"matplotlib", "networkx", "numpy", "pandas", "xarray"},
 }
 DRAWS = {"plots", "analysis", "cli"}
-READS_STORE = {"sources", "audit"}
+READS_STORE = {"sources", "lineage"}
 # methods that hand over to a room above when they are called: `Comparison.plot`, `Posterior.save`
 HANDS_OVER = {("comparison", "plots"), ("posterior", "storage")}
 # what a notebook may import

@@ -1,4 +1,7 @@
-"""``python -m training EXPERIMENT --seeds N --out DIR [--jobs J] [--<option> VALUE ...]``."""
+"""``python -m training EXPERIMENT --seeds N --out DIR [--jobs J] [--<option> VALUE ...]``.
+
+``python -m training collect DIR`` gathers the runs of a folder in one Parquet file.
+"""
 
 import argparse
 import dataclasses
@@ -6,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from training.experiments import EXPERIMENTS
+from training.store import collect
 from training.sweep import configure, sweep
 
 
@@ -29,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common.add_argument("--small", action="store_true", help="start from the quick setting")
     parser = argparse.ArgumentParser(prog="python -m training", description="Train an experiment.")
     experiments = parser.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
+    collecting = experiments.add_parser(
+        "collect", help="gather the runs of a folder in one Parquet file, which is read faster"
+    )
+    collecting.add_argument("root", metavar="DIR", help="folder of the runs")
     for name in EXPERIMENTS:
         options = experiments.add_parser(
             name, parents=[common], argument_default=argparse.SUPPRESS
@@ -42,9 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"--{field}", type=type(value), metavar="VALUE", help=f"default: {value}"
                 )
     chosen = vars(parser.parse_args(arguments))
+    experiment = chosen.pop("experiment")
     try:
-        sweep(chosen.pop("experiment"), **chosen)
-    except (ValueError, OSError) as error:
+        if experiment == "collect":
+            print(collect(**chosen))
+        else:
+            sweep(experiment, **chosen)
+    except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     return 0
 

@@ -2,61 +2,71 @@
 
 import contextlib
 import os
-import re
+import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from numbers import Integral, Real
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Self, SupportsFloat
 
 import torch
-from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
+from training.cadence import LogSpaced, cadence
 from training.metrics import MetricChoice
-from training.probe import Probe, Reading, to_host
-from training.store import RunWriter, read_rows
-
-_RESERVED = re.compile(r"step|run|_.*")
-
-
-@dataclass
-class _Row:
-    """A row that may still be added to."""
-
-    step: int
-    reading: Reading | None = None
-    values: dict[str, int | float | Tensor] = field(default_factory=dict)
+from training.open_row import OpenRow, checked
+from training.patterns import Patterns
+from training.probe import Probe
+from training.processes import rank, world
+from training.steps import Steps
+from training.store import RunWriter, read
 
 
 class MetricHook:
     """Log metrics of a model from the optimizer that trains it, into a run directory.
 
     Row n holds the state after step n, and row 0 the initial state, whose gradients and update are
-    missing. A step is a call of ``optimizer.step()`` that was not skipped (a gradient scaler's
-    ``found_inf``). A row stays open, for `log` to add to, until the next step begins or the hook is
-    closed; then it is written by a single ``write``, and no way to die can lose it.
+    missing. A step is a call of ``optimizer.step()`` that was not skipped (by a gradient scaler: an
+    optimizer that is not fused is not even called then; a fused one is, and the next row tells in
+    ``log/skipped`` how often). A row stays open, for `log` to add to, until the next step begins or
+    the hook is closed; then it is written by a single ``write``, and no way to die can lose it.
 
     Gradients are measured as the optimizer used them: accumulated, unscaled, reduced over
-    processes and clipped. The update is that of one step. Nothing that fails in here reaches
-    ``optimizer.step()``: it is counted (``errors`` in ``end.json``) and warned about once.
+    processes and clipped. The update is that of one step. Nothing is waited for: the numbers of a
+    row are copied to the host while training goes on, and read when the row is closed. Nothing that
+    fails in here ends the training: each kind of failure is warned about once, and all are counted
+    (``errors`` in ``end.json``). A directory that cannot be written to is replaced by a temporary
+    one, which the warning names.
+
+    Make the hook after the model is wrapped (``DistributedDataParallel``, ``fully_shard``), and
+    before a compiled model first runs if activations are measured. Where several processes train
+    one model, every process makes one, and the first writes. They hold the whole model, or parts of
+    all of its parameters; the stages of a pipeline are not supported.
 
     Parameters
     ----------
     model
         The model, wrapped or not.
     optimizer
-        The optimizer, or a wrapper that holds it as ``.optimizer``.
+        The optimizer, or a wrapper that holds it as ``.optimizer``; or several, the one that steps
+        last in an iteration at the end: a step is a step of that one. The gradients and updates of
+        each are measured at its own step.
     directory
         The run directory.
     seed, config
         Recorded, never acted on.
     every
         Steps from row to row.
+    at
+        The steps that get a row instead: a list, or `LogSpaced`.
     metrics
-        ``"core"`` (see `training.metrics.CORE`), or a list of names and functions of the model.
+        ``"core"``, ``"spectral"``, ``"hu2023"``, or a list of names and functions (see
+        `training.metrics`).
     include
-        ``fnmatch`` patterns of parameters whose statistics are logged one by one too.
+        ``fnmatch`` patterns of parameters whose metrics are logged one by one too.
+    activations
+        ``fnmatch`` patterns of modules of whose outputs mean, root mean square and share of zeros
+        are logged.
     resume_step
         The step whose state `model` was restored to. Rows after it are superseded; without it, a
         directory that holds a run already is an error.
@@ -67,7 +77,7 @@ class MetricHook:
         If the directory holds a run and `resume_step` is None.
     ValueError
         If an argument is out of range or names something unknown, or if a resumed run began with
-        other metrics or another `every`.
+        other metrics or at another cadence.
     TypeError
         If `optimizer` neither is nor holds a torch optimizer.
 
@@ -88,47 +98,62 @@ class MetricHook:
         seed: int | None = None,
         config: Mapping[str, Any] | None = None,
         every: int = 10,
+        at: Iterable[int] | LogSpaced | None = None,
         metrics: MetricChoice = "core",
-        include: str | Sequence[str] | None = None,
+        include: Patterns | None = None,
+        activations: Patterns | None = None,
         resume_step: int | None = None,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every={every}: rows must be at least one step apart")
         if resume_step is not None and resume_step < 0:
             raise ValueError(f"resume_step={resume_step} must not be negative")
-        while hasattr(optimizer, "optimizer"):
-            optimizer = optimizer.optimizer
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"{optimizer!r} is not a torch optimizer, nor a wrapper of one")
-        self._every = every
-        self._step = resume_step or 0
-        self._probe = Probe(model, metrics, include)
-        reading = self._probe.measure()  # what cannot be measured must not leave a directory
-        self._writer = RunWriter(
-            directory,
-            {"seed": seed, "config": config, "every": every}
-            | self._probe.describe()
-            | {"torch": torch.__version__},
-            resume_step=resume_step,
-        )
-        stored = {row["step"] for row in read_rows(self._writer.directory)}
+        optimizers = _optimizers(optimizer)
+        self._last = optimizers[-1]
+        first, paced = resume_step or 0, cadence(every, at)
+        self._steps = Steps(paced, first, self._write)
         self._errors = 0
+        self._told: set[str] = set()
         self._seconds = 0.0
         self._started = time.perf_counter()
-        self._closed = self._stepping = self._skipping = False
-        self._before: dict[int, Tensor] | None = None
-        self._row: _Row | None = None
-        if self._step % every == 0 and self._step not in stored:
-            self._row = _Row(self._step, reading)
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._closed = False
+        self._directory = Path(directory)
+        self._handles: list[RemovableHandle] = []
+        self._probe = Probe(model, metrics, include, activations, failed=self._fail)
+        if not any(map(self._probe.holds, optimizers)):
+            _warn(
+                "the optimizer holds no parameter of the model, so that gradients and updates are "
+                "not logged: give the model whose parameters it was made with"
+            )
+        with contextlib.ExitStack() as refused:
+            refused.callback(self._probe.close)
+            reading = self._probe.measure()  # what cannot be measured must not leave a directory
+            description = (
+                {"seed": seed, "config": config, "cadence": paced.describe()}
+                | self._probe.describe()
+                | {"torch": torch.__version__, "processes": world()}
+            )
+            self._writer = self._open(description, resume_step) if rank() == 0 else None
+            refused.pop_all()
+        resumed = resume_step is not None and self._writer is not None
+        stored = read(self._directory).rows["step"].tolist() if resumed else []
+        if paced.due(first) and first not in stored:
+            self._steps.row = OpenRow(first, reading=reading)
+        # a compiled step calls the hooks, and must not be compiled with what they do
+        before = torch.compiler.disable(self._before_step)
+        after = torch.compiler.disable(self._after_step)
+        for each in optimizers:
+            self._handles.append(each.register_step_pre_hook(before))
+            self._handles.append(each.register_step_post_hook(after))
 
     @property
     def step(self) -> int:
         """Number of completed optimizer steps."""
-        return self._step
+        self._steps.settle()
+        return self._steps.latest
+
+    @property
+    def directory(self) -> Path:
+        """Where the run is logged: a temporary directory if that asked for cannot be written."""
+        return self._directory
 
     def log(
         self,
@@ -139,44 +164,43 @@ class MetricHook:
     ) -> None:
         """Add values to the row of the latest step; during a step (in a closure), of that one.
 
+        Log once per step: a row stays open until the next step, and where gradients are accumulated
+        it would take the loss of a batch that this one has not seen.
+
+        A value that cannot be logged, because it is neither a number nor a 0-d tensor or has a name
+        of the row's own (``step``, ``run``, or with a leading underscore), is left out with a
+        warning that names it, as is all that is logged after the hook is closed.
+
         Parameters
         ----------
         mapping, **values
-            Numbers or 0-d tensors by name; a tensor is copied on its device and read only when the
-            row is closed.
+            Numbers or 0-d tensors by name; a tensor is copied while training goes on.
         force
-            Make a row of a step that is not due, of the values and the weights' statistics.
-            Without it such values are dropped.
-
-        Raises
-        ------
-        TypeError
-            If a value is neither a number nor a 0-d tensor.
-        ValueError
-            If a name is one of the row's own (``step``, ``run``, or with a leading underscore).
-        RuntimeError
-            If the hook is closed.
+            Make a row of a step that is not due, of the values and the weights' metrics.
+            Without it such values are dropped. Of a sharded model, every process has to.
         """
-        if self._closed:
-            raise RuntimeError("the hook is closed: log before it is, or inside its `with`")
-        named = {**(mapping or {}), **values}
-        for name, value in named.items():
-            _check(name, value)
         with self._timed():
-            row = self._row
-            if row is None and force:
-                row = self._row = _Row(self._step + self._stepping)
-                if not self._stepping:
-                    with self._guarded():
-                        row.reading = self._probe.measure()
-            if row is not None:
-                row.values |= {name: _kept(value) for name, value in named.items()}
+            if self._closed:
+                self._fail("hook.log", RuntimeError("the hook is closed: log before it is"))
+                return
+            row = self._steps.receiving(force=force)
+            if row is None:
+                return
+            if force and row.reading is None and row.stepped:
+                with self._guarded("measuring"):
+                    row.reading = self._probe.measure()
+            accepted = {}
+            for name, value in {**(mapping or {}), **values}.items():
+                with self._guarded(f"hook.log({name!r})"):
+                    accepted[name] = checked(name, value)
+            with self._guarded("hook.log"):
+                row.add(accepted)
 
-    def state_dict(self) -> dict[str, int]:
-        """Return what a checkpoint needs for a later start to go on: the step."""
-        return {"step": self._step}
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs for a later start to go on."""
+        return {"step": self.step, "measures": self._probe.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the step of a checkpoint; rows logged after it are superseded.
 
         Parameters
@@ -184,13 +208,15 @@ class MetricHook:
         state
             What `state_dict` returned when the restored model was saved.
         """
-        if state["step"] != self._step:
-            self._row = None
-            self._step = state["step"]
-            self._writer.resume(self._step)
+        self._probe.load_state_dict(state.get("measures", {}))
+        if state["step"] != self.step:
+            self._steps.go_back(state["step"])
+            if self._writer is not None:
+                with self._guarded("opening a segment"):
+                    self._writer.resume(state["step"])
 
     def close(self, status: str = "finished") -> None:
-        """Write the open row and ``end.json``, and let go of the optimizer; once is enough.
+        """Write the open row and ``end.json``, and let go of model and optimizer; once is enough.
 
         Parameters
         ----------
@@ -199,19 +225,22 @@ class MetricHook:
         """
         if self._closed:
             return
-        self._closed = True
         for handle in self._handles:
             handle.remove()
-        with self._timed(), self._guarded():
-            self._finish_row()
-        share = self._seconds / (time.perf_counter() - self._started)
-        with self._guarded():
-            self._writer.close(
-                status=status,
-                last_step=self._step,
-                errors=self._errors,
-                **{"log/overhead": share},
-            )
+        self._probe.close()
+        with self._timed():
+            self._steps.settle()
+            self._steps.finish()
+        self._closed = True
+        if self._writer is not None:
+            share = self._seconds / (time.perf_counter() - self._started)
+            with self._guarded("ending the run"):
+                self._writer.close(
+                    status=status,
+                    last_step=self._steps.latest,
+                    errors=self._errors,
+                    **{"log/overhead": share},
+                )
 
     def __enter__(self) -> Self:
         return self
@@ -220,45 +249,47 @@ class MetricHook:
         self.close("finished" if kind is None else "failed")
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        with self._timed():
-            self._skipping = False
-            with self._guarded():
-                self._skipping = _skips(optimizer)
-            if self._skipping:
-                return
-            with self._guarded():
-                self._finish_row()
-            self._stepping = True
-            if (self._step + 1) % self._every == 0:
-                self._row = _Row(self._step + 1)
-                with self._guarded():
-                    self._before = self._probe.snapshot()
+        with self._timed(), self._guarded("following a step"):
+            found_inf = getattr(optimizer, "found_inf", None)  # of a gradient scaler
+            if self._steps.begin(found_inf, last=optimizer is self._last).due:
+                self._probe.before(optimizer)
 
-    def _after_step(self, *_: Any) -> None:
-        if self._skipping:
-            return
-        self._step += 1
-        self._stepping = False
-        if self._row is None:
-            return
-        with self._timed(), self._guarded():
-            before, self._before = self._before, None
-            self._row.reading = self._probe.measure(gradients=True, before=before)
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        with self._timed(), self._guarded("following a step"):
+            row = self._steps.under_way
+            if row is not None and row.due:
+                with self._guarded("measuring"):
+                    self._probe.after(optimizer)
+                    if optimizer is self._last:
+                        row.reading = self._probe.measure()
+            if optimizer is self._last:
+                self._steps.end()
 
-    def _finish_row(self) -> None:
-        """Write the open row, unless it is that of a step which never ended."""
-        row, self._row = self._row, None
-        if row is None or self._stepping:
+    def _write(self, row: OpenRow) -> None:
+        if self._writer is None:
             return
-        measured = row.reading.scalars if row.reading else []
-        waiting = {name: value for name, value in row.values.items() if isinstance(value, Tensor)}
-        numbers = to_host([*measured, *waiting.values()])
         record: dict[str, Any] = {"step": row.step}
-        if row.reading:
-            record |= self._probe.evaluate(row.reading, numbers[: len(measured)])
-        record |= row.values
-        record |= zip(waiting, numbers[len(measured) :], strict=True)
-        self._writer.write(record)
+        if row.reading is not None:
+            with self._guarded("reading the metrics"):
+                record |= self._probe.evaluate(row.reading)
+        with self._guarded("reading what was logged"):
+            record |= row.numbers()
+        if row.skipped:
+            record["log/skipped"] = row.skipped
+        with self._guarded("writing"):
+            self._writer.write(record)
+
+    def _open(self, description: Mapping[str, Any], resume_step: int | None) -> RunWriter:
+        try:
+            return RunWriter(self._directory, description, resume_step=resume_step)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            asked = self._directory
+            self._directory = Path(tempfile.mkdtemp(prefix=f"{asked.name}-"))
+            self._errors += 1
+            _warn(f"{asked} cannot be written to ({error}): logging to {self._directory} instead")
+            return RunWriter(self._directory, description, resume_step=resume_step)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -269,32 +300,41 @@ class MetricHook:
             self._seconds += time.perf_counter() - start
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Count an error, and warn of the first, instead of stopping the training."""
+    def _guarded(self, what: str) -> Iterator[None]:
+        """Let no error out to the training."""
         try:
             yield
         except Exception as error:
-            self._errors += 1
-            if self._errors == 1:
-                message = f"logging to {self._writer.directory} failed, and goes on: {error!r}"
-                with contextlib.suppress(UserWarning):  # where warnings are turned into errors
-                    warnings.warn(message, stacklevel=2)
+            self._fail(what, error)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        """Count an error and warn of the first of its kind; before there is a run, raise it."""
+        if not self._handles:
+            raise error
+        self._errors += 1
+        if what not in self._told:
+            self._told.add(what)
+            _warn(
+                f"{self._directory}: {what} failed at step {self._steps.latest}: {error!r}. "
+                "Training goes on; it is said once, and counted in end.json"
+            )
 
 
-def _skips(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a gradient scaler has told a fused optimizer to leave the weights as they are."""
-    found_inf = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and float(found_inf) == 1.0
+def _optimizers(given: Any) -> list[torch.optim.Optimizer]:
+    """Return the optimizers, without what wraps them."""
+    optimizers = []
+    for each in given if isinstance(given, list | tuple) else [given]:
+        inner = each
+        while hasattr(inner, "optimizer"):
+            inner = inner.optimizer
+        if not isinstance(inner, torch.optim.Optimizer):
+            raise TypeError(f"{each!r} is not a torch optimizer, nor a wrapper of one")
+        optimizers.append(inner)
+    if not optimizers:
+        raise TypeError("optimizer=[]: give at least one")
+    return optimizers
 
 
-def _check(name: str, value: Any) -> None:
-    if _RESERVED.fullmatch(name):
-        raise ValueError(f"{name!r} is a name of the run store: choose another")
-    if not isinstance(value, Real) and not (isinstance(value, Tensor) and value.dim() == 0):
-        raise TypeError(f"{name}={value!r} is neither a number nor a 0-d tensor: reduce it first")
-
-
-def _kept(value: Any) -> int | float | Tensor:
-    if isinstance(value, Tensor):
-        return value.detach().clone()  # a running total changes before it is read
-    return int(value) if isinstance(value, Integral) else float(value)
+def _warn(message: str) -> None:
+    with contextlib.suppress(UserWarning):  # where warnings are turned into errors
+        warnings.warn(message, stacklevel=4)

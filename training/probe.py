@@ -1,49 +1,37 @@
-"""Measure a model on its own device, and read the numbers in one copy.
-
-Reductions yield 0-d float64 tensors, one per parameter tensor (on a CPU one per piece of it). The
-metrics are computed from them on the host: what spans several tensors is an exact sum over them,
-and half precision is measured in float64.
-"""
+"""Measure a model at a step: all that was asked for, one failure at a time, in one copy."""
 
 import contextlib
-import dataclasses
-import fnmatch
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from training.metrics import Floats, MetricChoice, Sums, choose
+from training.activations import Activations
+from training.host import HostCopy
+from training.metrics import MetricChoice, choose
+from training.metrics.measure import Measure
+from training.metrics.statistics import Statistics
+from training.parameters import bare, plain_name, weights_of
+from training.patterns import Patterns, matching
+from training.processes import add_up, check_alike, is_sharded, world
 
-PIECE = 2**16
-"""Elements that a CPU reduces at once: their float64 copy still fits its cache."""
-
-_WRAPPERS = re.compile(
-    r"^module\.|\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-)
-
-_SUMS = tuple(field.name for field in dataclasses.fields(Sums))
-
-
-Reduction: TypeAlias = tuple[str, int, Tensor]
+Failed: TypeAlias = Callable[[str, Exception], None]
 
 
 class Reading(NamedTuple):
-    """One measurement, whose numbers may still be on the device.
+    """One measurement, whose numbers may still be on their way to the host.
 
     Attributes
     ----------
-    reductions
-        The field of `Sums` and the index of the parameter tensor that a scalar belongs to.
-    scalars
-        One 0-d tensor per reduction, then one per function of the model; for `to_host`.
+    counts
+        How many tensors each measure collected, in their order.
+    copy
+        The tensors.
     """
 
-    reductions: list[tuple[str, int]]
-    scalars: list[Tensor]
+    counts: dict[str, int]
+    copy: HostCopy
 
 
 class Probe:
@@ -52,209 +40,146 @@ class Probe:
     Parameters
     ----------
     model
-        Every floating-point parameter counts once, tied or not, trained or frozen.
+        The model, wrapped or not. Every floating-point parameter counts once, tied or not, trained
+        or frozen.
     metrics
-        See `choose`.
+        See `training.metrics.choose`.
     include
-        Patterns (as in `fnmatch`) of the parameters whose statistics are logged one by one too.
+        Patterns (as in `fnmatch`) of the parameters whose metrics are logged one by one too.
+    activations
+        Patterns of the modules whose outputs are measured.
+    failed
+        Told of whatever fails later on: what it was, and the exception.
 
     Raises
     ------
     ValueError
-        If a metric is not known, a pattern matches no parameter, or the model has none.
+        If a metric is not known, a pattern matches nothing, or the model has no parameter.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         metrics: MetricChoice = "core",
-        include: str | Sequence[str] | None = None,
+        include: Patterns | None = None,
+        activations: Patterns | None = None,
+        *,
+        failed: Failed,
     ) -> None:
-        self._model = model
-        self._metrics, self._functions = choose(metrics)
-        named = {
-            _WRAPPERS.sub("", name): parameter
-            for name, parameter in model.named_parameters()
-            if parameter.is_floating_point()
-        }
-        if not named:
-            raise ValueError("the model has no floating-point parameter to measure")
-        self._names = list(named)
-        self._parameters = list(named.values())
-        self._included = _matching(self._names, include)
+        model = bare(model)
+        self._failed = failed
+        self._weights = weights_of(model)
+        self._index = {id(weight.parameter): i for i, weight in enumerate(self._weights)}
+        named = {weight.name: weight for weight in self._weights}
+        included = [named[name] for name in matching("include", include, named)]
+        modules = {plain_name(name): module for name, module in model.named_modules() if name}
+        observed = {name: modules[name] for name in matching("activations", activations, modules)}
+        parameters = [weight.parameter for weight in self._weights]
+        self._shared = world() > 1 and (bool(observed) or any(map(is_sharded, parameters)))
+        self._choice = choose(metrics)
+        self._statistics = Statistics(self._weights, included, shared=self._shared)
+        self._measures: dict[str, Measure] = {"core": self._statistics}
+        for name, make in self._choice.makers.items():
+            self._measures[name] = make(model, self._weights, included)
+        self._activations = Activations(observed, parameters[0].device) if observed else None
+        if self._activations is not None:
+            self._measures["activations"] = self._activations
+        self._included = [weight.name for weight in included]
+        if self._shared:
+            check_alike(self.describe())
 
     def describe(self) -> dict[str, Any]:
-        """Return what is measured, for the record: definitions and the shapes of parameters."""
-        shapes = {
-            name: list(p.shape) for name, p in zip(self._names, self._parameters, strict=True)
+        """Return what is measured, for the record: definitions, and the shapes of parameters."""
+        definitions = {
+            key: definition
+            for measure in self._measures.values()
+            for key, definition in measure.definitions().items()
+            if self._choice.wants(key)
         }
-        definitions = {metric.key(): metric.definition for metric in self._metrics}
-        for name, function in self._functions.items():
-            definitions[name] = f"{function.__module__}.{name}"
         return {
             "metrics": definitions,
-            "include": [self._names[i] for i in self._included],
-            "parameters": shapes,
+            "include": self._included,
+            "parameters": {w.name: list(w.parameter.shape) for w in self._weights},
+            "tied": {w.name: list(w.aliases) for w in self._weights if w.aliases},
+            "device": str(self._weights[0].parameter.device),
         }
 
-    def snapshot(self) -> dict[int, Tensor]:
-        """Return copies of the trained parameters, by index: the state before a step."""
-        return {i: p.detach().clone() for i, p in enumerate(self._parameters) if p.requires_grad}
+    def holds(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether an optimizer holds weights of the model."""
+        return bool(self._held(optimizer))
 
     @torch.no_grad()
-    def measure(
-        self, *, gradients: bool = False, before: Mapping[int, Tensor] | None = None
-    ) -> Reading:
-        """Reduce the model's present state on its device, without waiting for the result.
+    def before(self, optimizer: torch.optim.Optimizer) -> None:
+        """Remember the weights that an optimizer is about to step."""
+        with self._guarded("update"):
+            self._statistics.before(self._held(optimizer))
 
-        Parameters
-        ----------
-        gradients
-            Whether the gradients belong to the step that led here.
-        before
-            The snapshot from before that step.
-        """
-        tensors = list(enumerate(self._parameters))
-        reductions = _weight_sums((i, piece) for i, p in tensors for piece in _pieces(p))
-        if gradients:
-            grads = ((i, p.grad) for i, p in tensors if p.grad is not None)
-            pieces = ((i, piece) for i, grad in grads for piece in _pieces(grad))
-            reductions += _norms("grad_square", pieces, 2)
-        if before is not None:
-            moved = (
-                (i, new.to(_wide(new)) - old)
-                for i, copy in before.items()
-                for new, old in zip(_pieces(self._parameters[i]), _pieces(copy), strict=True)
-            )
-            reductions += _norms("update_square", moved, 2)
-        return Reading(
-            [(name, i) for name, i, _ in reductions],
-            [scalar for _, _, scalar in reductions] + self._call_functions(),
-        )
+    @torch.no_grad()
+    def after(self, optimizer: torch.optim.Optimizer) -> None:
+        """Measure gradients and updates of the weights that an optimizer has just stepped."""
+        with self._guarded("gradients and update"):
+            self._statistics.after(self._held(optimizer))
 
-    def evaluate(self, reading: Reading, numbers: Sequence[float]) -> dict[str, float]:
-        """Return the metrics of a reading, by key; what it could not measure is left out.
+    @torch.no_grad()
+    def measure(self) -> Reading:
+        """Reduce the model's present state on its device, without waiting for the result."""
+        collected: dict[str, list[Tensor]] = {}
+        for name, measure in self._measures.items():
+            with self._guarded(name):
+                collected[name] = measure.collect()
+        if self._shared:
+            names = [name for name in collected if self._measures[name].summed]
+            totals = iter(add_up([tensor for name in names for tensor in collected[name]]))
+            for name in names:
+                collected[name] = [next(totals) for _ in collected[name]]
+        counts = {name: len(tensors) for name, tensors in collected.items()}
+        return Reading(counts, HostCopy([t for tensors in collected.values() for t in tensors]))
+
+    def evaluate(self, reading: Reading) -> dict[str, float]:
+        """Return the metrics of a reading, by key; what could not be measured is left out.
 
         Parameters
         ----------
         reading
             The measurement.
-        numbers
-            The values of its scalars.
         """
-        sums = {name: np.zeros(len(self._names)) for name in _SUMS}
-        for (name, i), number in zip(reading.reductions, numbers, strict=False):
-            sums[name][i] += number * number if name.endswith("square") else number
-        sums["count"] = np.array([float(p.numel()) for p in self._parameters])
-        totals = Sums(**{name: self._grouped(values) for name, values in sums.items()})
-        groups = ["_all", *(self._names[i] for i in self._included)]
         row: dict[str, float] = {}
-        with np.errstate(all="ignore"):  # values without meaning are left out below
-            for metric in self._metrics:
-                exists = np.all([getattr(totals, name) != 0 for name in metric.positive], axis=0)
-                values = metric.value(totals)
-                for group, value, there in zip(groups, values, exists, strict=True):
-                    if there:
-                        row[metric.key(group)] = float(value)
-        return row | dict(zip(self._functions, numbers[len(reading.reductions) :], strict=True))
+        arrays = iter(reading.copy.arrays())
+        for name, count in reading.counts.items():
+            mine = [next(arrays) for _ in range(count)]
+            with self._guarded(name):
+                row |= self._measures[name].evaluate(mine)
+        return {key: value for key, value in row.items() if self._choice.wants(key)}
 
-    def _call_functions(self) -> list[Tensor]:
-        values = []
-        for name, function in self._functions.items():
-            value = torch.as_tensor(function(self._model)).clone()
-            if value.dim() > 0:
-                raise ValueError(f"{name}(model) has shape {tuple(value.shape)}: reduce it to 0-d")
-            values.append(value)
-        return values
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later measurements depend on besides the model."""
+        states = {name: measure.state_dict() for name, measure in self._measures.items()}
+        return {name: state for name, state in states.items() if state}
 
-    def _grouped(self, per_tensor: Floats) -> Floats:
-        """Return the sum over all tensors, then that of every included one."""
-        return np.append(per_tensor.sum(), per_tensor[self._included])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, as far as the same is measured.
 
+        Parameters
+        ----------
+        state
+            As returned.
+        """
+        for name in state.keys() & self._measures.keys():
+            self._measures[name].load_state_dict(state[name])
 
-def to_host(scalars: Sequence[Tensor]) -> list[float]:
-    """Return the values of 0-d tensors, by one copy from each device that holds some.
+    def close(self) -> None:
+        """Leave the model as it was found."""
+        if self._activations is not None:
+            self._activations.close()
 
-    Parameters
-    ----------
-    scalars
-        Tensors of one element, on any device.
-    """
-    numbers = np.empty(len(scalars))
-    for device in dict.fromkeys(scalar.device for scalar in scalars):
-        there = [i for i, scalar in enumerate(scalars) if scalar.device == device]
-        stacked = torch.stack([scalars[i].to(_accumulator(device)) for i in there])
-        numbers[there] = stacked.cpu().numpy()
-    return numbers.tolist()
+    def _held(self, optimizer: torch.optim.Optimizer) -> list[int]:
+        # asked anew at every row: groups may be added while training
+        held = (p for group in optimizer.param_groups for p in group["params"])
+        return [self._index[id(p)] for p in held if id(p) in self._index]
 
-
-def _matching(names: Sequence[str], patterns: str | Sequence[str] | None) -> list[int]:
-    chosen: set[int] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
-        hits = {i for i, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)}
-        if not hits:
-            raise ValueError(f"include={pattern!r} matches no parameter; there are {list(names)}")
-        chosen |= hits
-    return sorted(chosen)
-
-
-def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
-    tensor = tensor.detach()
-    if tensor.is_sparse:
-        tensor = tensor.coalesce().values()
-    whole = tensor.numel() <= PIECE or not _on_cpu(tensor)
-    return (tensor,) if whole else tensor.flatten().split(PIECE)
-
-
-def _on_cpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu"
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _accumulator(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64  # which Apple's GPUs lack
-
-
-def _weight_sums(pieces: Iterable[tuple[int, Tensor]]) -> list[Reduction]:
-    """Return all sums in float64: the standard deviation is a small difference of large ones."""
-    reductions: list[Reduction] = []
-    elsewhere = []
-    for i, piece in pieces:
-        if not _on_cpu(piece):
-            elsewhere.append((i, piece))
-            continue
-        wide = piece.double()  # several times faster on a CPU than reducing with dtype=float64
-        reductions += [
-            ("weight_l1", i, torch.linalg.vector_norm(wide, 1)),
-            ("weight_square", i, torch.linalg.vector_norm(wide)),
-            ("weight_sum", i, wide.sum()),
-        ]
-    reductions += _norms("weight_l1", elsewhere, 1) + _norms("weight_square", elsewhere, 2)
-    reductions += [("weight_sum", i, p.sum(dtype=_accumulator(p.device))) for i, p in elsewhere]
-    return reductions
-
-
-def _norms(name: str, pieces: Iterable[tuple[int, Tensor]], order: int) -> list[Reduction]:
-    """Return the norm of every piece, fused over those on an accelerator."""
-    reductions: list[Reduction] = []
-    elsewhere = []
-    for i, piece in pieces:
-        if _on_cpu(piece):
-            norm = torch.linalg.vector_norm(piece, order, dtype=_wide(piece))
-            reductions.append((name, i, norm))
-        else:
-            elsewhere.append((i, piece))
-    if elsewhere:
-        norms = _fused_norms([piece for _, piece in elsewhere], order)
-        reductions += [(name, i, norm) for (i, _), norm in zip(elsewhere, norms, strict=True)]
-    return reductions
-
-
-def _fused_norms(tensors: list[Tensor], order: int) -> Sequence[Tensor]:
-    dtype = _accumulator(tensors[0].device)
-    with contextlib.suppress(AttributeError, RuntimeError):  # private to torch
-        return torch._foreach_norm(tensors, order, dtype=dtype)
-    return [torch.linalg.vector_norm(tensor, order, dtype=dtype) for tensor in tensors]
+    @contextlib.contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._failed(what, error)

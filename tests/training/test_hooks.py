@@ -234,7 +234,7 @@ def test_wrapped_optimizers(tmp_path):
         MetricHook(model, model, tmp_path / "other")
 
 
-@pytest.mark.parametrize("fails", ["measure", "snapshot", "evaluate", "write"])
+@pytest.mark.parametrize("fails", ["measure", "before", "after", "evaluate", "write"])
 def test_no_error_reaches_the_training(tmp_path, monkeypatch, fails):
     model, optimizer, loss = regression()
     hook = MetricHook(model, optimizer, tmp_path, every=1)
@@ -256,13 +256,13 @@ def test_no_error_reaches_the_training(tmp_path, monkeypatch, fails):
     assert end(tmp_path)["last_step"] == 4
     rows = stored(tmp_path)
     assert rows.index[-1] == 4
-    assert len(rows) == (1 if fails in ("evaluate", "write") else 5)
+    assert len(rows) == (1 if fails == "write" else 5)
 
 
 def test_a_warning_made_an_error_does_not_reach_the_training(tmp_path, monkeypatch):
     model, optimizer, loss = regression()
     hook = MetricHook(model, optimizer, tmp_path, every=1)
-    monkeypatch.setattr(hook._probe, "snapshot", lambda: 1 / 0)
+    monkeypatch.setattr(hook._probe._statistics, "before", lambda stepping: 1 / 0)
     train(model, optimizer, loss, hook, 2)
     hook.close()
     assert end(tmp_path)["errors"] == 2
@@ -282,7 +282,7 @@ def test_the_end(tmp_path):
     loss(0).backward()
     optimizer.step()
     assert hook.step == train_step
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.warns(UserWarning, match="the hook is closed: log before it is"):
         hook.log(loss=1.0)
 
 
@@ -353,7 +353,7 @@ def test_resuming_with_other_metrics_is_refused(tmp_path):
     model, optimizer, loss = regression()
     with MetricHook(model, optimizer, tmp_path, every=2) as hook:
         train(model, optimizer, loss, hook, 4)
-    with pytest.raises(ValueError, match="begun with every=2"):
+    with pytest.raises(ValueError, match="begun with cadence="):
         MetricHook(model, optimizer, tmp_path, every=3, resume_step=4)
     with pytest.raises(ValueError, match="begun with metrics="):
         MetricHook(model, optimizer, tmp_path, every=2, metrics=["weight/_all/mean"], resume_step=4)
@@ -364,27 +364,45 @@ def weights(model):
 
 
 def test_bad_arguments(tmp_path):
-    model, optimizer, loss = regression()
+    model, optimizer, _ = regression()
     with pytest.raises(ValueError, match="every=0"):
         MetricHook(model, optimizer, tmp_path / "run", every=0)
     with pytest.raises(ValueError, match="resume_step=-1"):
         MetricHook(model, optimizer, tmp_path / "run", resume_step=-1)
-    with pytest.raises(ValueError, match="unknown metrics 'spectral'"):
-        MetricHook(model, optimizer, tmp_path / "run", metrics="spectral")
+    with pytest.raises(ValueError, match="unknown metrics 'spectra'"):
+        MetricHook(model, optimizer, tmp_path / "run", metrics="spectra")
+    with pytest.raises(ValueError, match="at= must hold"):
+        MetricHook(model, optimizer, tmp_path / "run", at=[])
+    with pytest.raises(TypeError, match=r"optimizer=\[\]: give at least one"):
+        MetricHook(model, [], tmp_path / "run")
     with pytest.raises(ValueError, match=r"weights\(model\) has shape \(4,\): reduce it"):
         MetricHook(model, optimizer, tmp_path / "run", metrics=[weights])
     assert not (tmp_path / "run").exists()
-    with MetricHook(model, optimizer, tmp_path / "run") as hook:
-        with pytest.raises(TypeError, match=r"losses=.* neither a number nor a 0-d tensor"):
-            hook.log(losses=torch.zeros(2))
-        with pytest.raises(TypeError, match="name='epoch 3'"):
-            hook.log(name="epoch 3")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("losses", torch.zeros(2), "neither a number nor a 0-d tensor"),
+        ("name", "epoch 3", "neither a number nor a 0-d tensor"),
+        ("nothing", None, "neither a number nor a 0-d tensor"),
+        ("step", 1.0, "'step' is a name of the run store"),
+        ("run", 1.0, "'run' is a name of the run store"),
+        ("_nonfinite", 1.0, "'_nonfinite' is a name of the run store"),
+    ],
+)
+def test_a_value_that_cannot_be_logged_is_left_out(tmp_path, name, value, reason):
+    model, optimizer, loss = regression()
+    with MetricHook(model, optimizer, tmp_path, every=1) as hook:
         train(model, optimizer, loss, hook, 1)
-        with pytest.raises(TypeError, match="of a step that is not due"):
-            hook.log({"of a step that is not due": None})
-        for name in ("step", "run", "_nonfinite"):
-            with pytest.raises(ValueError, match=f"'{name}' is a name of the run store"):
-                hook.log({name: 1.0})
+        with pytest.warns(UserWarning, match=reason) as caught:
+            hook.log({name: value, "good": 1.0})
+        hook.log({name: value})  # said once
+        assert len(caught) == 1
+        assert f"hook.log({name!r})" in str(caught[0].message)
+    assert stored(tmp_path).loc[1, "good"] == 1
+    assert name not in stored(tmp_path)
+    assert end(tmp_path)["errors"] == 2
 
 
 def test_what_is_not_finite_is_logged_as_what_it_is(tmp_path):
@@ -419,3 +437,23 @@ def test_the_hook_changes_nothing(tmp_path):
         assert torch.equal(torch.get_rng_state(), state)
         finals.append(flat(model.parameters()))
     assert (finals[0] == finals[1]).all()
+
+
+def test_a_hook_that_is_refused_leaves_the_model_alone(tmp_path):
+    model, optimizer, _ = regression()
+    net = torch.nn.Sequential(model)
+    MetricHook(net, optimizer, tmp_path).close()
+    with pytest.raises(FileExistsError):
+        MetricHook(net, optimizer, tmp_path, activations="0")
+    assert not model._forward_hooks
+
+
+def test_an_optimizer_of_another_model_is_told(tmp_path):
+    model, optimizer, loss = regression()
+    other, *_ = regression()
+    with pytest.warns(UserWarning, match="the optimizer holds no parameter of the model"):
+        hook = MetricHook(other, optimizer, tmp_path, every=1)
+    with hook:
+        train(model, optimizer, loss, hook, 1)
+    assert stored(tmp_path).index.tolist() == [0, 1]
+    assert not any(name.startswith(("grad/", "update/")) for name in stored(tmp_path))

@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from training import store
 
 WORKER = Path(__file__).with_name("endless_run.py")
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 class EndlessRuns:
@@ -33,17 +36,29 @@ class EndlessRuns:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def run(self, directory: Path, start: int, resume_step: int | None, seconds: float) -> int:
-        """Train for so many seconds; return the last step that was said to be finished."""
+    def run(
+        self,
+        directory: Path,
+        resume_step: int | None = None,
+        seconds: float | None = None,
+        *,
+        start: int = 0,
+        last: int | None = None,
+    ) -> int:
+        """Train for so many seconds, or until it is done; return the last finished step it said."""
         assert self.process.stdin is not None
-        step = "" if resume_step is None else resume_step
-        self.process.stdin.write(f"{directory}\t{start}\t{step}\n")
+        numbers = ["" if number is None else str(number) for number in (start, resume_step, last)]
+        self.process.stdin.write("\t".join([str(directory), *numbers]) + "\n")
         self.process.stdin.flush()
         pid = int(self._line())
-        time.sleep(seconds)
+        said = [-1]
+        if seconds is None:
+            said += map(int, iter(self._line, "done"))
+        else:
+            time.sleep(seconds)
         os.kill(pid, signal.SIGKILL)
-        said = list(iter(self._line, "dead"))
-        return int(said[-1]) if said else -1
+        said += (int(word) for word in iter(self._line, "dead") if word != "done")
+        return said[-1]
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +72,14 @@ def endless() -> Iterator[EndlessRuns]:
     runs.process.stdout.close()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_fifty_kills_lose_no_finished_row_and_repeat_none(
+def test_a_hundred_kills_lose_no_finished_row_and_repeat_none(
     endless: EndlessRuns, tmp_path: Path
 ) -> None:
     moments = random.Random(0)
     kills = finished = 0
-    while kills < 50:
+    while kills < 100:
         directory = tmp_path / f"run-{kills}"
-        first = endless.run(directory, 1, None, moments.uniform(0.0, 0.1))
+        first = endless.run(directory, None, moments.uniform(0.0, 0.1), start=1)
         kills += 1
         if not (directory / "run.json").exists():
             assert first == -1
@@ -75,7 +89,7 @@ def test_fifty_kills_lose_no_finished_row_and_repeat_none(
         assert len(rows) > first
 
         kept = moments.randint(0, max(first, 0))
-        second = endless.run(directory, 2, kept, moments.uniform(0.0, 0.1))
+        second = endless.run(directory, kept, moments.uniform(0.0, 0.1), start=2)
         kills += 1
         rows = store.read(directory).rows
         assert rows.step.tolist() == list(range(len(rows)))
@@ -84,6 +98,43 @@ def test_fifty_kills_lose_no_finished_row_and_repeat_none(
             assert set(rows.start[1 : kept + 1]) <= {1.0}
             assert set(rows.start[kept + 1 :]) == {2.0}
         said = rows.iloc[1 : max(first if second < 0 else second, 0) + 1]
-        assert (said.twice == 2 * said.step).all()
+        assert said.empty or (said.twice == 2 * said.step).all()
         finished += max(first, 0) + max(second, 0)
     assert finished > 0
+
+
+def test_twenty_restarts_from_older_checkpoints_leave_one_clean_trajectory(
+    endless: EndlessRuns, tmp_path: Path
+) -> None:
+    last = 300
+    endless.run(tmp_path / "whole", last=last)
+    whole = store.read(tmp_path / "whole").rows.drop(columns="run")
+    assert whole.step.tolist() == list(range(last + 1))
+
+    moments = random.Random(1)
+    directory = tmp_path / "killed"
+    while not (directory / "run.json").exists():
+        endless.run(directory, None, moments.uniform(0.05, 0.15), last=last)
+    recorded: list[tuple[int, int]] = []  # the step gone on from, and the rows superseded
+    while len(recorded) < 20:
+        before = store.read(directory).rows.step
+        checkpoints = [int(path.stem) for path in directory.glob("checkpoints/*.pt")]
+        older = sorted({0} | {*checkpoints} & {*before})[-8:]
+        kept = moments.choice(older)
+        said = endless.run(directory, kept, moments.uniform(0.02, 0.12), last=last)
+        record = store.restarts(directory)
+        if len(record) > len(recorded):  # else it was killed before it began
+            recorded.append((kept, int((before > kept).sum())))
+        assert list(zip(record.resumed_from, record.superseded, strict=True)) == recorded
+        rows = store.read(directory).rows.reindex(columns=whole.columns)
+        assert len(rows) >= max(said + 1, (before <= kept).sum())
+        pd.testing.assert_frame_equal(rows, whole[: len(rows)], check_exact=True)
+    endless.run(directory, kept, last=last)
+    rows = store.read(directory).rows.drop(columns="run")
+    pd.testing.assert_frame_equal(rows, whole, check_exact=True)
+    attributes = store.read(directory).attributes
+    assert attributes["status"].item() == "finished"
+    assert attributes["restarts"].item() == 21
+    assert sum(superseded for _, superseded in recorded) > 0
+    logged = store.logged_rows(directory)
+    assert logged["superseded"].sum() == store.restarts(directory)["superseded"].sum()

@@ -3,13 +3,15 @@
 import json
 import math
 import threading
+from datetime import datetime, timedelta
 
 import pandas as pd
 import pytest
 
 from training import store
+from training.store import logged
 
-HEADER = {"_segment": 0, "resumed_from": None, "schema": 1}
+HEADER = {"_segment": 0, "resumed_from": None, "schema": 2}
 
 
 def write(directory, rows, *, resume_step=None, description=None, end=True):
@@ -31,12 +33,12 @@ def segment(directory, number=0):
 
 
 def test_rows_come_back_as_they_were(tmp_path):
-    logged = [
+    rows = [
         {"step": 0, "loss": 0.1, "größe/ß 損失": 1e-300},
         {"step": 10, "loss": 1 / 3, "late": 5},
         {"step": 20, "loss": 2**53},
     ]
-    write(tmp_path / "a", logged)
+    write(tmp_path / "a", rows)
     runs = store.read(tmp_path / "a")
     expected = pd.DataFrame(
         {
@@ -53,13 +55,15 @@ def test_rows_come_back_as_they_were(tmp_path):
 
 
 def test_the_files_are_what_the_format_says(tmp_path):
-    description = {"seed": 3, "config": {"lr": 0.1}, "every": 5}
+    description = {"seed": 3, "config": {"lr": 0.1}, "cadence": {"every": 5}}
     write(tmp_path, [{"step": 0, "loss": math.nan, "acc": 0.5}], description=description)
     header, row = segment(tmp_path).read_text("utf-8").splitlines()
-    assert json.loads(header) == HEADER
+    started = datetime.fromisoformat(json.loads(header).pop("started"))
+    assert started.utcoffset() == timedelta(0)
+    assert json.loads(header) == HEADER | {"started": started.isoformat()}
     assert json.loads(row) == {"step": 0, "loss": None, "acc": 0.5, "_nonfinite": {"loss": "nan"}}
     recorded = json.loads((tmp_path / "run.json").read_text("utf-8"))
-    assert recorded.items() >= (description | {"schema": 1}).items()
+    assert recorded.items() >= (description | {"schema": 2}).items()
     assert {"run_id", "started", "git_commit", "python"} <= recorded.keys()
     assert {path.name for path in tmp_path.iterdir()} == {
         "run.json",
@@ -138,16 +142,19 @@ def test_a_start_that_was_killed_within_its_header_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"step": 1, "loss"', "Expecting"),
-        (b"", "Expecting value"),
+        (b'{"step": 1, "loss"', "unexpected end of data"),
+        (b"", "empty"),
         (b'{"loss": 1.0}', "no row with an integer step"),
         (b'{"step": 1.5}', "no row with an integer step"),
         (b"[1, 2]", "no row with an integer step"),
         (b'{"step": 1, "loss": "low"}', "a value is no number"),
-        (b'{"step": 1, "loss": NaN}', "NaN is not JSON"),
+        (b'{"step": 1, "loss": NaN}', "expected a JSON value"),
         (b'{"step": 1, "_nonfinite": {"loss": "nan"}}', "_nonfinite names no metric"),
         (b'{"step": 1, "loss": null, "_nonfinite": {"loss": "low"}}', "_nonfinite knows only"),
-        (b"\xff\xfe", "codec can't decode"),
+        (b'{"step": 1, "_nonfinite": ["loss"]}', "_nonfinite names no metric"),
+        (b'{"step": 9223372036854775808}', "no row with an integer step"),
+        (b'{"step": 1, "loss": true}', "a value is no number"),
+        (b"\xff\xfe", "UTF-8"),
     ],
 )
 def test_any_other_corrupt_line_is_named(tmp_path, line, reason):
@@ -161,19 +168,21 @@ def test_any_other_corrupt_line_is_named(tmp_path, line, reason):
 
 def test_a_lost_header_is_named(tmp_path):
     write(tmp_path, [{"step": 0, "loss": 0.5}])
-    segment(tmp_path).write_bytes(b'{"step": 0, "loss": 0.5}\n')
-    with pytest.raises(ValueError, match=r"metrics.0000.jsonl:1: .*no segment header"):
-        store.read(tmp_path)
+    for line in ('{"step": 0, "loss": 0.5}', '{"_segment": 0, "resumed_from": "1"}', "[]"):
+        segment(tmp_path).write_text(line + "\n")
+        with pytest.raises(ValueError, match=r"metrics.0000.jsonl:1: .*no segment header"):
+            store.read(tmp_path)
 
 
 def test_newer_versions_are_refused(tmp_path):
     write(tmp_path, [{"step": 0, "loss": 0.5}])
-    segment(tmp_path).write_text(json.dumps(HEADER | {"schema": 2}) + "\n")
-    with pytest.raises(ValueError, match=r"metrics.0000.jsonl has schema 2.*upgrade"):
+    segment(tmp_path).write_text(json.dumps(HEADER | {"schema": 3}) + "\n")
+    with pytest.raises(ValueError, match=r"metrics.0000.jsonl has schema 3.*upgrade"):
         store.read(tmp_path)
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run.json is corrupt"):
-        store.read_run(tmp_path)
+    for content in ("{", "[1]"):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(ValueError, match=r"run.json is corrupt"):
+            store.read_run(tmp_path)
 
 
 def test_a_folder_is_read_recursively_and_numbers_are_ordered_as_numbers(tmp_path):
@@ -233,6 +242,11 @@ def test_a_run_is_read_while_it_is_written(tmp_path):
     assert len(store.read(tmp_path).rows) == 3000
 
 
+def test_a_line_that_is_being_written_ends_what_is_read():
+    growing = [b"{}\n", b'{"step": 1, "lo', b'ss": 0.5}\n']  # what reads of a growing file return
+    assert list(logged._whole_lines(growing)) == [b"{}\n"]
+
+
 def test_two_writers_never_share_a_file(tmp_path):
     first = store.RunWriter(tmp_path, {})
     with pytest.raises(FileExistsError, match=r"already holds a run.*resume_step="):
@@ -246,27 +260,46 @@ def test_two_writers_never_share_a_file(tmp_path):
     assert losses(tmp_path) == {1: 2.0}
 
 
-def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
-    writer = store.RunWriter(tmp_path, {})
-    writer.write({"step": 0, "loss": 0.5})
-    file = writer._file
+def test_a_step_that_a_segment_repeats_is_named(tmp_path):
+    write(tmp_path / "a", [{"step": s, "loss": 0.5} for s in (0, 1, 2, 1, 1)])
+    with pytest.raises(
+        ValueError, match=r"a/metrics.0000.jsonl: lines 3 and 5 both hold step 1.*remove"
+    ):
+        store.read(tmp_path)
 
-    class Full:
-        """A file on a disk with room for ten more bytes."""
 
-        def __getattr__(self, name):
-            return getattr(file, name)
+def test_rows_out_of_order_are_put_in_order(tmp_path):
+    write(tmp_path, [{"step": s, "loss": float(s)} for s in (0, 20, 10)])
+    assert store.read(tmp_path).rows["step"].tolist() == [0, 10, 20]
+    assert store.read(tmp_path).rows["loss"].tolist() == [0.0, 10.0, 20.0]
 
-        def write(self, data):
-            return file.write(data[:10])
 
-    monkeypatch.setattr(writer, "_file", Full())
-    with pytest.raises(OSError, match="no room for a row"):
-        writer.write({"step": 1, "loss": 0.5})
-    monkeypatch.setattr(writer, "_file", file)
-    writer.write({"step": 2, "loss": 0.25})
-    writer.close()
-    assert losses(tmp_path) == {0: 0.5, 2: 0.25}
+def test_a_long_segment_with_metrics_that_come_and_go(tmp_path):
+    rows = [
+        {"step": s, "loss": s / 7} | ({"eval/é": -s, "late": math.inf} if s % 1000 == 999 else {})
+        for s in range(3000)
+    ]
+    write(tmp_path, rows)
+    runs = store.read(tmp_path)
+    assert runs.rows["loss"].tolist() == [s / 7 for s in range(3000)]
+    assert list(runs.rows) == ["run", "step", "loss", "eval/é", "late"]
+    assert runs.rows["eval/é"].dropna().to_dict() == {999: -999, 1999: -1999, 2999: -2999}
+    assert runs.nonfinite["step"].tolist() == [999, 1999, 2999]
+
+
+def test_metrics_that_are_asked_for(tmp_path):
+    write(tmp_path / "a", [{"step": 0, "loss": 0.5, "acc": math.nan}, {"step": 1, "loss": 0.25}])
+    write(tmp_path / "b", [{"step": 0, "other": math.inf}])
+    whole = store.read(tmp_path)
+    some = store.read(tmp_path, metrics=["other", "acc"])
+    pd.testing.assert_frame_equal(some.rows, whole.rows[["run", "step", "other", "acc"]])
+    pd.testing.assert_frame_equal(some.attributes, whole.attributes)
+    assert some.nonfinite["metric"].tolist() == ["acc", "other"]
+    assert list(store.read(tmp_path, metrics="loss").rows) == ["run", "step", "loss"]
+    assert store.read(tmp_path, metrics="loss").nonfinite.empty
+    assert list(store.read(tmp_path, metrics=[]).rows) == ["run", "step"]
+    with pytest.raises(ValueError, match=r"no run has a metric 'los': there are loss"):
+        store.read(tmp_path, metrics=["acc", "los"])
 
 
 def test_reading_executes_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 import training
@@ -99,6 +100,19 @@ def test_command_line(tmp_path, capsys):
     assert main([*command, "--jobs", "2"]) == 0
     assert "0 trained, 2 reused" in capsys.readouterr().out
     assert training.store.read(tmp_path / "runs").attributes["config.epochs"].tolist() == [2, 2]
+
+
+def test_command_line_collects(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["collect", str(tmp_path)])
+    assert "is empty: a run is a directory with a run.json" in capsys.readouterr().err
+    sweep(tmp_path, seeds=2)
+    before = training.store.read(tmp_path)
+    assert main(["collect", str(tmp_path)]) == 0
+    collected = tmp_path / "trajectories.parquet"
+    assert capsys.readouterr().out.strip() == str(collected)
+    assert collected.exists()
+    pd.testing.assert_frame_equal(training.store.read(tmp_path).rows, before.rows)
 
 
 def test_command_line_switches(tmp_path):

@@ -6,14 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from training.metrics import CORE, choose
-from training.probe import PIECE, Probe, to_host
+from training.metrics import choose
+from training.metrics.statistics import CORE
+from training.metrics.sums import PIECE
+from training.probe import Probe
+
+
+def refuse(what, error):
+    raise error
+
+
+def probing(model, *arguments, **options):
+    return Probe(model, *arguments, failed=refuse, **options)
+
+
+def stepped(model):
+    """An optimizer that has just stepped the model, as far as a probe can tell."""
+    return torch.optim.SGD(model.parameters(), lr=0.01)
 
 
 def measured(model, **options):
-    probe = Probe(model, **options)
-    reading = probe.measure(gradients=True)
-    return probe.evaluate(reading, to_host(reading.scalars))
+    """The metrics of a model, whose gradients are those of the last step."""
+    probe = probing(model, **options)
+    probe.after(stepped(model))
+    row = probe.evaluate(probe.measure())
+    return {key: value for key, value in row.items() if not key.startswith("log/")}
 
 
 def flat(tensors):
@@ -33,13 +50,11 @@ def network(dtype=torch.float32):
 def test_core_is_what_it_says(dtype):
     model = network(dtype)
     before = [p.detach().clone() for p in model.parameters()]
-    probe = Probe(model, include="2.*")
-    snapshot = probe.snapshot()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter -= 0.01 * parameter.grad
-    reading = probe.measure(gradients=True, before=snapshot)
-    row = probe.evaluate(reading, to_host(reading.scalars))
+    probe, optimizer = probing(model, include="2.*"), stepped(model)
+    probe.before(optimizer)
+    optimizer.step()
+    probe.after(optimizer)
+    row = probe.evaluate(probe.measure())
     parameters = dict(model.named_parameters())
     old = dict(zip(parameters, before, strict=True))
     for label, names in {"_all": list(parameters), "2.weight": ["2.weight"]}.items():
@@ -55,7 +70,7 @@ def test_core_is_what_it_says(dtype):
             f"update/{label}/log_ratio": np.log(np.linalg.norm(u) / np.linalg.norm(w)),
         }
         assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-6, abs=1e-12)
-    assert len(row) == 3 * len(CORE)
+    assert len(row) == 3 * len(CORE) + 4
 
 
 def test_a_large_tensor_far_from_zero():
@@ -72,18 +87,43 @@ def test_a_large_tensor_far_from_zero():
 @pytest.mark.parametrize("fused", [True, False])
 def test_the_way_of_an_accelerator_gives_the_same(monkeypatch, fused):
     model = network()
-    probe = Probe(model, include="*")
-    snapshot = probe.snapshot()
-    model[0].weight.data += 0.1
+    model[0].bias.data = torch.arange(5.0)  # not a multiple of four
     rows = []
     for way in ("cpu", "accelerator"):
         if way == "accelerator":
-            monkeypatch.setattr("training.probe._on_cpu", lambda tensor: False)
+            monkeypatch.setattr("training.metrics.sums._on_cpu", lambda tensor: False)
             if not fused:  # as in a version of torch without it
                 monkeypatch.delattr(torch, "_foreach_norm")
-        reading = probe.measure(gradients=True, before=snapshot)
-        rows.append(probe.evaluate(reading, to_host(reading.scalars)))
-    assert rows[1] == pytest.approx(rows[0], rel=1e-6)
+        probe, optimizer = probing(model, include="*"), stepped(model)
+        probe.before(optimizer)
+        with torch.no_grad():
+            model[0].weight += 0.1
+        probe.after(optimizer)
+        rows.append(probe.evaluate(probe.measure()))
+        with torch.no_grad():
+            model[0].weight -= 0.1
+    assert rows[1] == pytest.approx(rows[0], rel=1e-6, abs=1e-7)
+    assert "update/0.weight/log_ratio" in rows[0]
+
+
+def test_the_fingerprint_is_that_of_the_weights():
+    def fingerprint(model):
+        row = probing(model).evaluate(probing(model).measure())
+        return np.array([row[f"log/fingerprint/{j}"] for j in range(4)])
+
+    model = network()
+    first = fingerprint(model)
+    assert (fingerprint(network()) == first).all()
+    assert first.sum() == pytest.approx(flat(model.parameters()).sum(), rel=1e-6)
+    with torch.no_grad():
+        rows = model[0].weight.clone()
+        model[0].weight[0], model[0].weight[4] = rows[4], rows[0]  # the same weights elsewhere
+    exchanged = fingerprint(model)
+    assert np.abs(exchanged - first).max() > 0.1
+    with torch.no_grad():
+        model[0].weight.copy_(rows)
+        model[2].bias[1] += 1e-4
+    assert 5e-5 < np.abs(fingerprint(model) - first).max() < 2e-4
 
 
 def test_half_precision_does_not_overflow():
@@ -97,18 +137,24 @@ def test_tied_weights_count_once():
     model[1].weight = model[0].weight
     expected = np.log(np.linalg.norm(flat([model[0].weight])))
     assert measured(model)["weight/_all/log_l2"] == pytest.approx(expected)
-    assert list(Probe(model).describe()["parameters"]) == ["0.weight"]
+    described = probing(model).describe()
+    assert list(described["parameters"]) == ["0.weight"]
+    assert described["tied"] == {"0.weight": ["1.weight"]}
 
 
 def test_frozen_parameters_have_weights_but_no_update():
     model = network()
     model[0].requires_grad_(False)
-    assert set(Probe(model).snapshot()) == {2, 3}
-    probe = Probe(model, include="0.weight")
-    reading = probe.measure(before=probe.snapshot())
-    row = probe.evaluate(reading, to_host(reading.scalars))
+    model.zero_grad()
+    model[2].weight.grad = torch.ones_like(model[2].weight)
+    probe, optimizer = probing(model, include=["0.weight", "2.weight"]), stepped(model)
+    probe.before(optimizer)
+    optimizer.step()
+    probe.after(optimizer)
+    row = probe.evaluate(probe.measure())
     assert "weight/0.weight/log_l2" in row
     assert "update/0.weight/log_ratio" not in row
+    assert "update/2.weight/log_ratio" in row
 
 
 def test_sparse_gradients():
@@ -131,13 +177,25 @@ def test_what_has_no_value_is_left_out_and_what_is_not_finite_kept():
 
 
 def test_names_of_wrapped_modules_are_those_of_the_model():
-    class Wrapper(torch.nn.Module):
-        def __init__(self, name, inner):
-            super().__init__()
-            self.add_module(name, inner)
+    plain = list(dict(network().named_parameters()))
+    compiled = torch.compile(torch.nn.DataParallel(network()), backend="eager")
+    inside = network()
+    inside[0] = torch.compile(inside[0], backend="eager")
+    for model in (
+        compiled,
+        inside,
+        torch.nn.DataParallel(torch.compile(network(), backend="eager")),
+    ):
+        assert list(probing(model).describe()["parameters"]) == plain
 
-    wrapped = Wrapper("module", Wrapper("_orig_mod", network()))
-    assert list(Probe(wrapped).describe()["parameters"]) == list(dict(network().named_parameters()))
+    class Own(torch.nn.Module):
+        """A model whose author called a part of it `module`."""
+
+        def __init__(self):
+            super().__init__()
+            self.module = network()
+
+    assert list(probing(Own()).describe()["parameters"]) == [f"module.{name}" for name in plain]
 
 
 def test_choices():
@@ -147,9 +205,9 @@ def test_choices():
     row = measured(network(), metrics=["weight/_all/mean", margin])
     assert set(row) == {"weight/_all/mean", "margin"}
     assert row["margin"] == pytest.approx(network()[2].bias.sum().item())
-    assert choose(["core", "core"])[0] == CORE
+    assert not choose(["core", "core"]).makers
     for unknown in ("spectra", ["weight/_all/median"]):
-        with pytest.raises(ValueError, match=r"presets are \['core'\]"):
+        with pytest.raises(ValueError, match=r"presets are \['core', 'hu2023', 'spectral'\]"):
             choose(unknown)
     with pytest.raises(ValueError, match="define it by `def`"):
         choose([lambda model: 0.0])
@@ -162,9 +220,9 @@ def test_choices():
 
 
 def test_include_names_what_there_is():
-    with pytest.raises(ValueError, match=r"'blocks.*' matches no parameter; there are .*0.weight"):
-        Probe(network(), include="blocks.*")
-    included = Probe(network(), include=["0.*", "*.bias"]).describe()["include"]
+    with pytest.raises(ValueError, match=r"'blocks.*' matches nothing; there are .*0.weight"):
+        probing(network(), include="blocks.*")
+    included = probing(network(), include=["0.*", "*.bias"]).describe()["include"]
     assert included == ["0.weight", "0.bias", "2.bias"]
     with pytest.raises(ValueError, match="no floating-point parameter"):
-        Probe(torch.nn.ReLU())
+        probing(torch.nn.ReLU())

@@ -1,0 +1,222 @@
+"""Statistics of all weights, gradients and updates, from a few sums over every tensor."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.metrics import sums
+from training.metrics.measure import Floats, Measure, Weight
+from training.processes import local, share
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the elements of some tensors.
+
+    Attributes
+    ----------
+    count
+        Number of weights.
+    weight_l1, weight_square, weight_sum
+        Sums of ``|w|``, ``w**2`` and ``w``, after the step.
+    grad_square
+        Sum of ``g**2``, with the gradient as the optimizer used it; 0 without any.
+    update_square
+        Sum of ``(w - w_before)**2`` over that one step; 0 without any.
+    """
+
+    count: float
+    weight_l1: float
+    weight_square: float
+    weight_sum: float
+    grad_square: float
+    update_square: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A statistic logged as ``<kind>/<tensor path or _all>/<stat>``.
+
+    Attributes
+    ----------
+    kind
+        What it is a statistic of.
+    stat
+        Its name.
+    definition
+        Its formula, recorded in ``run.json``.
+    value
+        Its value for some tensors.
+    positive
+        Names of the sums without which it has no value. Where one of them is 0 (no gradient yet, a
+        batch without any loss, a learning rate of 0) it is left out of the row.
+    """
+
+    kind: Literal["weight", "grad", "update"]
+    stat: str
+    definition: str
+    value: Callable[[Sums], float]
+    positive: tuple[str, ...]
+
+    def key(self, tensor: str = "_all") -> str:
+        """Return the name under which it is logged for a tensor, or for all of them."""
+        return f"{self.kind}/{tensor}/{self.stat}"
+
+
+def _std(s: Sums) -> float:
+    mean = s.weight_sum / s.count
+    variance = s.weight_square / s.count - mean * mean
+    return math.sqrt(max(variance, 0.0))  # a NaN stays one
+
+
+CORE = (
+    Metric(
+        "weight",
+        "log_l2",
+        "log(sqrt(sum w^2))",
+        lambda s: 0.5 * math.log(s.weight_square),
+        positive=("weight_square",),
+    ),
+    Metric(
+        "weight",
+        "l1_l2",
+        "sum |w| / sqrt(sum w^2)",
+        lambda s: s.weight_l1 / math.sqrt(s.weight_square),
+        positive=("weight_square",),
+    ),
+    Metric("weight", "mean", "sum w / n", lambda s: s.weight_sum / s.count, positive=("count",)),
+    Metric("weight", "std", "sqrt(sum (w - mean)^2 / n)", _std, positive=("count",)),
+    Metric(
+        "grad",
+        "log_l2",
+        "log(sqrt(sum g^2)), g as the optimizer used it",
+        lambda s: 0.5 * math.log(s.grad_square),
+        positive=("grad_square",),
+    ),
+    Metric(
+        "update",
+        "log_ratio",
+        "log(sqrt(sum (w - w_before)^2) / sqrt(sum w^2)), over one step",
+        lambda s: 0.5 * (math.log(s.update_square) - math.log(s.weight_square)),
+        positive=("update_square", "weight_square"),
+    ),
+)
+"""What ``metrics="core"`` logs, over all weights (biases too) and their gradients.
+
+L1 / L2 falls as weights concentrate on few: it is sqrt(n) where all are equally large. A statistic
+without a value is left out of the row (`Metric.positive`); a NaN or an infinity is kept as such.
+"""
+
+
+class Statistics(Measure):
+    """Measures what `CORE` says, and the fingerprint of the weights.
+
+    The fingerprint ``log/fingerprint/0`` to ``3`` are the sums over quarters of all weights (of
+    every tensor by position, turned from tensor to tensor): four numbers that are equal for equal
+    weights and near for near ones. An audit of runs tells from them that one went back to an
+    earlier state. Where weights are sharded every process cuts its own part, so that a restart on
+    another number of processes changes them.
+
+    Parameters
+    ----------
+    weights
+        The weights of the model.
+    included
+        Those whose statistics are logged one by one too.
+    shared
+        Whether the sums of all processes are added up.
+    """
+
+    summed: ClassVar[bool] = True
+
+    def __init__(
+        self, weights: Sequence[Weight], included: Sequence[Weight] = (), *, shared: bool = False
+    ) -> None:
+        self._parameters = [weight.parameter for weight in weights]
+        counts = [float(parameter.numel()) for parameter in self._parameters]
+        self._groups = {"_all": (list(range(len(weights))), sum(counts))}
+        for i in map(list(weights).index, included):
+            self._groups[weights[i].name] = [i], counts[i]
+        # the fingerprint turns from tensor to tensor, so that two of them do not cancel
+        self._turns = (np.add.outer(np.arange(len(weights)), np.arange(4)) % 4).ravel()
+        self._shares: Tensor | None = None
+        if shared:
+            shares = [[share(parameter)] for parameter in self._parameters]
+            device = local(self._parameters[0]).device
+            self._shares = torch.tensor(shares, dtype=torch.float64, device=device)
+        self._before: dict[int, Tensor] = {}
+        self._gradients: dict[int, Tensor] = {}
+        self._updates: dict[int, Tensor] = {}
+
+    def definitions(self) -> dict[str, str]:
+        """Return the formula of every metric by its key."""
+        return {metric.key(): metric.definition for metric in CORE}
+
+    def before(self, stepping: Iterable[int]) -> None:
+        """Remember weights before their optimizer steps.
+
+        Parameters
+        ----------
+        stepping
+            The weights that it holds, by index; those that are not trained are left out.
+        """
+        for i in stepping:
+            self._gradients.pop(i, None)
+            self._updates.pop(i, None)
+            parameter = self._parameters[i]
+            if parameter.requires_grad:
+                wide = torch.promote_types(parameter.dtype, torch.float32)
+                self._before[i] = local(parameter).to(wide, copy=True)
+
+    def after(self, stepping: Iterable[int]) -> None:
+        """Measure gradients and updates right after that step, before anything changes them.
+
+        Parameters
+        ----------
+        stepping
+            As for `before`.
+        """
+        gradients = {i: g for i in stepping if (g := self._parameters[i].grad) is not None}
+        if gradients:
+            squares = sums.square_sums([local(gradient) for gradient in gradients.values()])
+            self._gradients |= zip(gradients, squares, strict=True)
+        if moved := {i: self._before.pop(i) for i in stepping if i in self._before}:
+            for i, values in moved.items():
+                values -= local(self._parameters[i])
+            self._updates |= zip(moved, sums.square_sums(list(moved.values())), strict=True)
+
+    def collect(self) -> list[Tensor]:
+        """Return this process's sums of every weight, gradient and update: (tensors, 8)."""
+        rows = sums.weight_sums([local(parameter) for parameter in self._parameters])
+        squares, none = [], rows.new_zeros(())
+        for measured in (self._gradients, self._updates):
+            squares.append(torch.stack([measured.get(i, none) for i in range(len(rows))]))
+            measured.clear()
+        table = torch.cat([rows, torch.stack(squares, dim=1)], dim=1)
+        return [table if self._shares is None else table * self._shares]
+
+    def evaluate(self, arrays: Sequence[Floats]) -> dict[str, float]:
+        """Return the metrics by key, and the fingerprint.
+
+        Parameters
+        ----------
+        arrays
+            What `collect` returned, added up over all processes.
+        """
+        (table,) = arrays
+        row: dict[str, float] = {}
+        for group, (members, count) in self._groups.items():
+            l1, square, *quarters, grad, update = table[members].sum(axis=0).tolist()
+            of = Sums(count, l1, square, sum(quarters), grad, update)
+            for metric in CORE:
+                if all(getattr(of, name) != 0 for name in metric.positive):
+                    row[metric.key(group)] = metric.value(of)
+        for j, total in enumerate(np.bincount(self._turns, table[:, 2:6].ravel())):
+            # its last digits depend on the order of summation, which other machines choose anew
+            row[f"log/fingerprint/{j}"] = float(f"{total:.10g}")
+        return row
