@@ -3,9 +3,7 @@
 import contextlib
 import os
 import tempfile
-import time
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, SupportsFloat
 
@@ -13,6 +11,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from training.cadence import LogSpaced, cadence
+from training.failures import Failures, Stopwatch, warn
 from training.metrics import MetricChoice
 from training.open_row import OpenRow, checked
 from training.patterns import Patterns
@@ -110,16 +109,15 @@ class MetricHook:
         self._last = optimizers[-1]
         first, paced = resume_step or 0, cadence(every, at)
         self._steps = Steps(paced, first, self._write)
-        self._errors = 0
-        self._told: set[str] = set()
-        self._seconds = 0.0
-        self._started = time.perf_counter()
+        self._watch = Stopwatch()
+        self._failures = Failures(self._place)
+        self._stepping = self._failures.guard("following a step")
         self._closed = False
         self._directory = Path(directory)
         self._handles: list[RemovableHandle] = []
-        self._probe = Probe(model, metrics, include, activations, failed=self._fail)
+        self._probe = Probe(model, metrics, include, activations, failures=self._failures)
         if not any(map(self._probe.holds, optimizers)):
-            _warn(
+            warn(
                 "the optimizer holds no parameter of the model, so that gradients and updates are "
                 "not logged: give the model whose parameters it was made with"
             )
@@ -143,6 +141,7 @@ class MetricHook:
         for each in optimizers:
             self._handles.append(each.register_step_pre_hook(before))
             self._handles.append(each.register_step_post_hook(after))
+        self._failures.harmless = True
 
     @property
     def step(self) -> int:
@@ -179,21 +178,21 @@ class MetricHook:
             Make a row of a step that is not due, of the values and the weights' metrics.
             Without it such values are dropped. Of a sharded model, every process has to.
         """
-        with self._timed():
+        with self._watch:
             if self._closed:
-                self._fail("hook.log", RuntimeError("the hook is closed: log before it is"))
+                self._failures.add("hook.log", RuntimeError("the hook is closed: log before it is"))
                 return
             row = self._steps.receiving(force=force)
             if row is None:
                 return
             if force and row.reading is None and row.stepped:
-                with self._guarded("measuring"):
+                with self._failures.guard("measuring"):
                     row.reading = self._probe.measure()
             accepted = {}
             for name, value in {**(mapping or {}), **values}.items():
-                with self._guarded(f"hook.log({name!r})"):
+                with self._failures.guard(f"hook.log({name!r})"):
                     accepted[name] = checked(name, value)
-            with self._guarded("hook.log"):
+            with self._failures.guard("hook.log"):
                 row.add(accepted)
 
     def state_dict(self) -> dict[str, Any]:
@@ -212,7 +211,7 @@ class MetricHook:
         if state["step"] != self.step:
             self._steps.go_back(state["step"])
             if self._writer is not None:
-                with self._guarded("opening a segment"):
+                with self._failures.guard("opening a segment"):
                     self._writer.resume(state["step"])
 
     def close(self, status: str = "finished") -> None:
@@ -228,18 +227,17 @@ class MetricHook:
         for handle in self._handles:
             handle.remove()
         self._probe.close()
-        with self._timed():
+        with self._watch:
             self._steps.settle()
             self._steps.finish()
         self._closed = True
         if self._writer is not None:
-            share = self._seconds / (time.perf_counter() - self._started)
-            with self._guarded("ending the run"):
+            with self._failures.guard("ending the run"):
                 self._writer.close(
                     status=status,
                     last_step=self._steps.latest,
-                    errors=self._errors,
-                    **{"log/overhead": share},
+                    errors=self._failures.count,
+                    **{"log/overhead": self._watch.share()},
                 )
 
     def __enter__(self) -> Self:
@@ -249,16 +247,16 @@ class MetricHook:
         self.close("finished" if kind is None else "failed")
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        with self._timed(), self._guarded("following a step"):
+        with self._watch, self._stepping:
             found_inf = getattr(optimizer, "found_inf", None)  # of a gradient scaler
             if self._steps.begin(found_inf, last=optimizer is self._last).due:
                 self._probe.before(optimizer)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        with self._timed(), self._guarded("following a step"):
+        with self._watch, self._stepping:
             row = self._steps.under_way
             if row is not None and row.due:
-                with self._guarded("measuring"):
+                with self._failures.guard("measuring"):
                     self._probe.after(optimizer)
                     if optimizer is self._last:
                         row.reading = self._probe.measure()
@@ -270,13 +268,13 @@ class MetricHook:
             return
         record: dict[str, Any] = {"step": row.step}
         if row.reading is not None:
-            with self._guarded("reading the metrics"):
+            with self._failures.guard("reading the metrics"):
                 record |= self._probe.evaluate(row.reading)
-        with self._guarded("reading what was logged"):
+        with self._failures.guard("reading what was logged"):
             record |= row.numbers()
         if row.skipped:
             record["log/skipped"] = row.skipped
-        with self._guarded("writing"):
+        with self._failures.guard("writing"):
             self._writer.write(record)
 
     def _open(self, description: Mapping[str, Any], resume_step: int | None) -> RunWriter:
@@ -287,37 +285,12 @@ class MetricHook:
         except OSError as error:
             asked = self._directory
             self._directory = Path(tempfile.mkdtemp(prefix=f"{asked.name}-"))
-            self._errors += 1
-            _warn(f"{asked} cannot be written to ({error}): logging to {self._directory} instead")
+            self._failures.count += 1
+            warn(f"{asked} cannot be written to ({error}): logging to {self._directory} instead")
             return RunWriter(self._directory, description, resume_step=resume_step)
 
-    @contextlib.contextmanager
-    def _timed(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds += time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def _guarded(self, what: str) -> Iterator[None]:
-        """Let no error out to the training."""
-        try:
-            yield
-        except Exception as error:
-            self._fail(what, error)
-
-    def _fail(self, what: str, error: Exception) -> None:
-        """Count an error and warn of the first of its kind; before there is a run, raise it."""
-        if not self._handles:
-            raise error
-        self._errors += 1
-        if what not in self._told:
-            self._told.add(what)
-            _warn(
-                f"{self._directory}: {what} failed at step {self._steps.latest}: {error!r}. "
-                "Training goes on; it is said once, and counted in end.json"
-            )
+    def _place(self) -> str:
+        return f"{self._directory}, after step {self._steps.latest}"
 
 
 def _optimizers(given: Any) -> list[torch.optim.Optimizer]:
@@ -333,8 +306,3 @@ def _optimizers(given: Any) -> list[torch.optim.Optimizer]:
     if not optimizers:
         raise TypeError("optimizer=[]: give at least one")
     return optimizers
-
-
-def _warn(message: str) -> None:
-    with contextlib.suppress(UserWarning):  # where warnings are turned into errors
-        warnings.warn(message, stacklevel=4)

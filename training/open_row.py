@@ -25,7 +25,7 @@ class Arriving(NamedTuple):
     place: int
 
 
-@dataclass
+@dataclass(slots=True)
 class OpenRow:
     """The row of a step that has been made, or is being made.
 

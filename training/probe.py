@@ -1,13 +1,13 @@
 """Measure a model at a step: all that was asked for, one failure at a time, in one copy."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from training.activations import Activations
+from training.failures import Failures
 from training.host import HostCopy
 from training.metrics import MetricChoice, choose
 from training.metrics.measure import Measure
@@ -15,8 +15,6 @@ from training.metrics.statistics import Statistics
 from training.parameters import bare, plain_name, weights_of
 from training.patterns import Patterns, matching
 from training.processes import add_up, check_alike, is_sharded, world
-
-Failed: TypeAlias = Callable[[str, Exception], None]
 
 
 class Reading(NamedTuple):
@@ -48,8 +46,8 @@ class Probe:
         Patterns (as in `fnmatch`) of the parameters whose metrics are logged one by one too.
     activations
         Patterns of the modules whose outputs are measured.
-    failed
-        Told of whatever fails later on: what it was, and the exception.
+    failures
+        Takes what fails later on.
 
     Raises
     ------
@@ -64,10 +62,10 @@ class Probe:
         include: Patterns | None = None,
         activations: Patterns | None = None,
         *,
-        failed: Failed,
+        failures: Failures,
     ) -> None:
         model = bare(model)
-        self._failed = failed
+        self._failures = failures
         self._weights = weights_of(model)
         self._index = {id(weight.parameter): i for i, weight in enumerate(self._weights)}
         named = {weight.name: weight for weight in self._weights}
@@ -111,13 +109,13 @@ class Probe:
     @torch.no_grad()
     def before(self, optimizer: torch.optim.Optimizer) -> None:
         """Remember the weights that an optimizer is about to step."""
-        with self._guarded("update"):
+        with self._failures.guard("update"):
             self._statistics.before(self._held(optimizer))
 
     @torch.no_grad()
     def after(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure gradients and updates of the weights that an optimizer has just stepped."""
-        with self._guarded("gradients and update"):
+        with self._failures.guard("gradients and update"):
             self._statistics.after(self._held(optimizer))
 
     @torch.no_grad()
@@ -125,7 +123,7 @@ class Probe:
         """Reduce the model's present state on its device, without waiting for the result."""
         collected: dict[str, list[Tensor]] = {}
         for name, measure in self._measures.items():
-            with self._guarded(name):
+            with self._failures.guard(name):
                 collected[name] = measure.collect()
         if self._shared:
             names = [name for name in collected if self._measures[name].summed]
@@ -147,7 +145,7 @@ class Probe:
         arrays = iter(reading.copy.arrays())
         for name, count in reading.counts.items():
             mine = [next(arrays) for _ in range(count)]
-            with self._guarded(name):
+            with self._failures.guard(name):
                 row |= self._measures[name].evaluate(mine)
         return {key: value for key, value in row.items() if self._choice.wants(key)}
 
@@ -176,10 +174,3 @@ class Probe:
         # asked anew at every row: groups may be added while training
         held = (p for group in optimizer.param_groups for p in group["params"])
         return [self._index[id(p)] for p in held if id(p) in self._index]
-
-    @contextlib.contextmanager
-    def _guarded(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self._failed(what, error)

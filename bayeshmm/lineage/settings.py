@@ -29,7 +29,8 @@ def different_settings(log: Log) -> list[Finding]:
         for setting in values:
             if NOT_A_SETTING.search(str(setting)):
                 continue
-            told = values[setting].astype(object).map(repr, na_action="ignore").fillna("no value")
+            column = values[setting].astype(object)
+            told = column.where(column.notna(), None).map(repr)
             if told.nunique() < 2 or _names_runs(values[setting]):
                 continue
             parts = sorted(told.groupby(told), key=lambda part: -len(part[1]))

@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from training.failures import Failures
 from training.metrics import choose
 from training.metrics.statistics import CORE
 from training.metrics.sums import PIECE
 from training.probe import Probe
 
 
-def refuse(what, error):
-    raise error
-
-
 def probing(model, *arguments, **options):
-    return Probe(model, *arguments, failed=refuse, **options)
+    return Probe(model, *arguments, failures=Failures(str), **options)
 
 
 def stepped(model):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -150,8 +150,8 @@ class Statistics(Measure):
             device = local(self._parameters[0]).device
             self._shares = torch.tensor(shares, dtype=torch.float64, device=device)
         self._before: dict[int, Tensor] = {}
-        self._gradients: dict[int, Tensor] = {}
-        self._updates: dict[int, Tensor] = {}
+        self._gradients: list[_Squares] = []
+        self._updates: list[_Squares] = []
 
     def definitions(self) -> dict[str, str]:
         """Return the formula of every metric by its key."""
@@ -166,8 +166,6 @@ class Statistics(Measure):
             The weights that it holds, by index; those that are not trained are left out.
         """
         for i in stepping:
-            self._gradients.pop(i, None)
-            self._updates.pop(i, None)
             parameter = self._parameters[i]
             if parameter.requires_grad:
                 wide = torch.promote_types(parameter.dtype, torch.float32)
@@ -184,20 +182,21 @@ class Statistics(Measure):
         gradients = {i: g for i in stepping if (g := self._parameters[i].grad) is not None}
         if gradients:
             squares = sums.square_sums([local(gradient) for gradient in gradients.values()])
-            self._gradients |= zip(gradients, squares, strict=True)
+            self._gradients.append(_Squares(list(gradients), squares))
         if moved := {i: self._before.pop(i) for i in stepping if i in self._before}:
             for i, values in moved.items():
                 values -= local(self._parameters[i])
-            self._updates |= zip(moved, sums.square_sums(list(moved.values())), strict=True)
+            squares = sums.square_sums(list(moved.values()))
+            self._updates.append(_Squares(list(moved), squares))
 
     def collect(self) -> list[Tensor]:
         """Return this process's sums of every weight, gradient and update: (tensors, 8)."""
         rows = sums.weight_sums([local(parameter) for parameter in self._parameters])
-        squares, none = [], rows.new_zeros(())
-        for measured in (self._gradients, self._updates):
-            squares.append(torch.stack([measured.get(i, none) for i in range(len(rows))]))
-            measured.clear()
-        table = torch.cat([rows, torch.stack(squares, dim=1)], dim=1)
+        gradients, updates = (
+            _column(measured, rows).to(rows) for measured in (self._gradients, self._updates)
+        )
+        self._gradients, self._updates = [], []
+        table = torch.cat([rows, gradients[:, None], updates[:, None]], dim=1)
         return [table if self._shares is None else table * self._shares]
 
     def evaluate(self, arrays: Sequence[Floats]) -> dict[str, float]:
@@ -220,3 +219,18 @@ class Statistics(Measure):
             # its last digits depend on the order of summation, which other machines choose anew
             row[f"log/fingerprint/{j}"] = float(f"{total:.10g}")
         return row
+
+
+class _Squares(NamedTuple):
+    """Sums of squares of some of the tensors."""
+
+    members: list[int]
+    sums: Tensor
+
+
+def _column(measured: list[_Squares], rows: Tensor) -> Tensor:
+    """Return the sums of every tensor, the latest of several and 0 without any."""
+    if len(measured) == 1 and measured[0].members == list(range(len(rows))):
+        return measured[0].sums
+    latest = {i: x for members, sums in measured for i, x in zip(members, sums, strict=True)}
+    return torch.stack([latest.get(i, rows.new_zeros(())) for i in range(len(rows))])
