@@ -48,8 +48,9 @@ class HostCopy:
             event.synchronize()
         arrays = [np.empty(0)] * len(self._shapes)
         for there, flat in self._parts:
-            sizes = [self._shapes[i].numel() for i in there]
-            split = np.split(flat.double().numpy(), np.cumsum(sizes)[:-1])
-            for i, values in zip(there, split, strict=True):
-                arrays[i] = values.reshape(self._shapes[i])
+            numbers, start = flat.double().numpy(), 0
+            for i in there:
+                end = start + self._shapes[i].numel()
+                arrays[i] = numbers[start:end].reshape(self._shapes[i])
+                start = end
         return arrays

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.metrics import sums
 from training.metrics.measure import Floats, Measure, Weight
+from training.metrics.sums import Summation
 from training.processes import local, share
 
 
@@ -139,9 +139,9 @@ class Statistics(Measure):
     ) -> None:
         self._parameters = [weight.parameter for weight in weights]
         counts = [float(parameter.numel()) for parameter in self._parameters]
-        self._groups = {"_all": (list(range(len(weights))), sum(counts))}
+        self._groups = {"_all": (slice(None), sum(counts))}
         for i in map(list(weights).index, included):
-            self._groups[weights[i].name] = [i], counts[i]
+            self._groups[weights[i].name] = slice(i, i + 1), counts[i]
         # the fingerprint turns from tensor to tensor, so that two of them do not cancel
         self._turns = (np.add.outer(np.arange(len(weights)), np.arange(4)) % 4).ravel()
         self._shares: Tensor | None = None
@@ -149,6 +149,8 @@ class Statistics(Measure):
             shares = [[share(parameter)] for parameter in self._parameters]
             device = local(self._parameters[0]).device
             self._shares = torch.tensor(shares, dtype=torch.float64, device=device)
+        self._summation = Summation()
+        self._copies: dict[int, Tensor] = {}
         self._before: dict[int, Tensor] = {}
         self._gradients: list[_Squares] = []
         self._updates: list[_Squares] = []
@@ -166,10 +168,8 @@ class Statistics(Measure):
             The weights that it holds, by index; those that are not trained are left out.
         """
         for i in stepping:
-            parameter = self._parameters[i]
-            if parameter.requires_grad:
-                wide = torch.promote_types(parameter.dtype, torch.float32)
-                self._before[i] = local(parameter).to(wide, copy=True)
+            if self._parameters[i].requires_grad:
+                self._before[i] = self._copy(i, local(self._parameters[i]))
 
     def after(self, stepping: Iterable[int]) -> None:
         """Measure gradients and updates right after that step, before anything changes them.
@@ -181,17 +181,16 @@ class Statistics(Measure):
         """
         gradients = {i: g for i in stepping if (g := self._parameters[i].grad) is not None}
         if gradients:
-            squares = sums.square_sums([local(gradient) for gradient in gradients.values()])
+            squares = self._summation.squares([local(g) for g in gradients.values()])
             self._gradients.append(_Squares(list(gradients), squares))
         if moved := {i: self._before.pop(i) for i in stepping if i in self._before}:
-            for i, values in moved.items():
-                values -= local(self._parameters[i])
-            squares = sums.square_sums(list(moved.values()))
+            after = [local(self._parameters[i]) for i in moved]
+            squares = self._summation.squares(after, minus=list(moved.values()))
             self._updates.append(_Squares(list(moved), squares))
 
     def collect(self) -> list[Tensor]:
         """Return this process's sums of every weight, gradient and update: (tensors, 8)."""
-        rows = sums.weight_sums([local(parameter) for parameter in self._parameters])
+        rows = self._summation.weights([local(parameter) for parameter in self._parameters])
         gradients, updates = (
             _column(measured, rows).to(rows) for measured in (self._gradients, self._updates)
         )
@@ -219,6 +218,14 @@ class Statistics(Measure):
             # its last digits depend on the order of summation, which other machines choose anew
             row[f"log/fingerprint/{j}"] = float(f"{total:.10g}")
         return row
+
+    def _copy(self, i: int, values: Tensor) -> Tensor:
+        wide = torch.promote_types(values.dtype, torch.float32)
+        if values.device.type != "cpu":  # whose memory is scarce, and as good when it is new
+            return values.to(wide, copy=True)
+        if i not in self._copies:
+            self._copies[i] = torch.empty_like(values, dtype=wide)
+        return self._copies[i].copy_(values)
 
 
 class _Squares(NamedTuple):
