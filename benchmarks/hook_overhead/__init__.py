@@ -1,9 +1,9 @@
 """What logging costs a training: blocks of steps with and without the hook, in turn.
 
 ``python -m benchmarks.hook_overhead [--quick] [--threads 1] [--out benchmarks/hook_overhead.md]``.
-The same training runs once for each way of logging, all of them in one process: every round times
-one block of steps of each, in random order, and a way's overhead is the median over rounds of the
-ratio of its block to that without logging. With one thread on a CPU the ratio is one of the
+One model is trained on, and the ways of logging take turns at it: every round times one block of
+steps of each, in random order, and a way's overhead is the median over rounds of the ratio of its
+block to that without logging. With one thread on a CPU the ratio is one of the
 processor's time, which other processes disturb less than the clock's. Beside it stands what the
 hook says of itself. On CUDA one more run makes sure that neither steps nor rows wait for the
 device.
@@ -37,7 +37,7 @@ def report(device: str, quick: bool) -> tuple[str, bool]:
         "# What the metric hook costs",
         "",
         f"`python -m benchmarks.hook_overhead` repeats this. A row every {EVERY} steps, blocks of "
-        f"{EVERY} steps; {torch.get_num_threads()} thread(s), {device}; {machine()}.",
+        f"{2 * EVERY} steps; {torch.get_num_threads()} thread(s), {device}; {machine()}.",
         f"{versions()}.",
         "",
         f"Overhead: median over rounds of paired blocks by {'processor' if alone else 'wall'} "

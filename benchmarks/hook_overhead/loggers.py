@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Protocol
 
@@ -43,7 +42,6 @@ class Hooked:
     """Logs by the hook."""
 
     def __init__(self, training: Training, directory: Path, metrics: list[str]) -> None:
-        self.started = time.perf_counter()
         self.hook = MetricHook(training.model, training.optimizer, directory, metrics=metrics)
 
     def log(self, loss: Tensor) -> None:
@@ -53,14 +51,13 @@ class Hooked:
     def close(self) -> None:
         """End the run."""
         self.hook.close()
-        self.lifetime = time.perf_counter() - self.started
 
-    def seconds(self) -> float:
-        """Seconds that the hook says it took, of a closed run without errors."""
+    def share(self) -> float:
+        """The share of the time that the hook says it took, of a closed run without errors."""
         end = store.read_end(self.hook.directory)
         assert end is not None
         assert end["errors"] == 0
-        return end["log/overhead"] * self.lifetime
+        return end["log/overhead"]
 
 
 class PerTensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,37 +44,42 @@ class Clock:
         return Clock(self.wall - start.wall, self.processor - start.processor)
 
 
-def block(training: Training, logger: Logger) -> Clock:
+def block(training: Training, logger: Logger, steps: int) -> Clock:
     """Time a block of steps, logged."""
     start = Clock.now()
-    for _ in range(EVERY):
+    for _ in range(steps):
         logger.log(training.step())
     return Clock.now().since(start)
 
 
 def timed(task: Task, device: str, rounds: int) -> tuple[dict[str, list[Clock]], dict[str, float]]:
-    """Return the time of every block by way of logging, and the hooks' own shares of theirs."""
-    names = ["without", *METRICS, "per tensor"]
+    """Return the time of every block by way of logging, and what the hooks say of themselves.
+
+    One model is trained on and on, and the ways of logging take turns at it: two models of the same
+    kind differ by a percent from each other, by where they lie in memory. A block is timed from
+    half-way between two rows to half-way between two others, so that it holds whole rows.
+    """
+    training = task.make(device)
     with tempfile.TemporaryDirectory() as folder:
-        trainings = {name: task.make(device) for name in names}
-        loggers: dict[str, Logger] = {"without": Nothing()}
-        hooks = {
-            name: Hooked(trainings[name], Path(folder, name), metrics)
-            for name, metrics in METRICS.items()
-        }
-        loggers |= hooks
-        loggers["per tensor"] = PerTensor(trainings["per tensor"], Path(folder, "per tensor"))
-        blocks = {name: [block(trainings[name], loggers[name])] for name in names}
+        place = (Path(folder, str(number)) for number in itertools.count())
+        ways: dict[str, Callable[..., Logger]] = {"without": Nothing}
+        ways |= {name: partial(Hooked, training, metrics=METRICS[name]) for name in METRICS}
+        ways["per tensor"] = partial(PerTensor, training)
+        blocks: dict[str, list[Clock]] = {name: [] for name in ways}
         order = random.Random(0)
-        for _ in range(rounds):
-            for name in order.sample(names, len(names)):
-                blocks[name].append(block(trainings[name], loggers[name]))
-        for logger in loggers.values():
-            logger.close()
-        own = {
-            name: hook.seconds() / sum(time.wall for time in blocks[name])
-            for name, hook in hooks.items()
-        }
+        for _ in range(rounds + 1):
+            for name in order.sample(list(ways), len(ways)):
+                training.steps = 0
+                logger = ways[name]() if name == "without" else ways[name](directory=next(place))
+                block(training, logger, EVERY // 2)
+                blocks[name].append(block(training, logger, 2 * EVERY))
+                logger.close()
+        own = {}
+        for name, metrics in METRICS.items():
+            hooked = Hooked(training, metrics=metrics, directory=next(place))
+            block(training, hooked, 2 * EVERY * max(rounds // 4, 1))
+            hooked.close()
+            own[name] = hooked.share()
     return {name: times[1:] for name, times in blocks.items()}, own  # the first steps allocate
 
 
@@ -87,7 +95,7 @@ def waits_for_the_device(task: Task) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         training = task.make("cuda")
         logger = Hooked(training, Path(folder, "run"), METRICS["core"])
-        block(training, logger)
+        block(training, logger, EVERY)
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(2 * EVERY + 1):

@@ -125,13 +125,13 @@ TASKS = (
     Task(
         "1-layer transformer, batch 512 × 3 tokens",
         transformer,
-        rounds=100,
+        rounds=60,
         limits={"core": 0.01, "spectral": 0.05},
     ),
     Task(
         "ResNet-18 of width 16, batch 128 × 32 × 32",
         network_of_convolutions,
-        rounds=15,
+        rounds=8,
         limits={"core": 0.005, "spectral": 0.05},
     ),
 )
