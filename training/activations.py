@@ -1,6 +1,5 @@
 """Statistics of activations, gathered inside the forward pass by a few tensor operations."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
+from training.failures import warn
 from training.metrics.measure import Floats, Measure
 
 STATISTICS = {
@@ -78,10 +78,9 @@ class Activations(Measure):
                 row[f"act/{name}/zero"] = float(zero / count)
             elif self._rows > 1 and not self._told:  # before the first row nothing has run
                 self._told = True
-                warnings.warn(
+                warn(
                     f"activations of {name!r} were not seen before a logged step: it did not run "
-                    "in training mode, or the model was compiled and run before the hook was made",
-                    stacklevel=2,
+                    "in training mode, or the model was compiled and run before the hook was made"
                 )
         return row
 

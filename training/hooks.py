@@ -178,10 +178,9 @@ class MetricHook:
             Make a row of a step that is not due, of the values and the weights' metrics.
             Without it such values are dropped. Of a sharded model, every process has to.
         """
-        with self._watch:
+        with self._watch, self._failures.guard("hook.log"):
             if self._closed:
-                self._failures.add("hook.log", RuntimeError("the hook is closed: log before it is"))
-                return
+                raise RuntimeError("the hook is closed: log before it is")
             row = self._steps.receiving(force=force)
             if row is None:
                 return
@@ -192,8 +191,7 @@ class MetricHook:
             for name, value in {**(mapping or {}), **values}.items():
                 with self._failures.guard(f"hook.log({name!r})"):
                     accepted[name] = checked(name, value)
-            with self._failures.guard("hook.log"):
-                row.add(accepted)
+            row.add(accepted)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs for a later start to go on."""
@@ -227,7 +225,7 @@ class MetricHook:
         for handle in self._handles:
             handle.remove()
         self._probe.close()
-        with self._watch:
+        with self._watch, self._stepping:
             self._steps.settle()
             self._steps.finish()
         self._closed = True

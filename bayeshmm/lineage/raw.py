@@ -111,8 +111,7 @@ def _of_folder(root: Path) -> Log:
     found: list[Finding] = []
     parts: dict[str, pd.DataFrame] = {}
     attributes: dict[str, dict[str, Any]] = {}
-    for path in store.find_runs(root):
-        name = root.resolve().name if path == root else path.relative_to(root).as_posix()
+    for name, path in store.named_runs(root).items():
         try:
             rows, attributes[name] = _counting_rows(path), _attributes(path)
         except ValueError as error:

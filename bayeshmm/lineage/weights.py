@@ -22,7 +22,8 @@ clean rows of two experiments were 4.4, and the way back over ten rows or more i
 
 COORDINATES = 6
 """Coordinates below which a jump must be twice as far: in few dimensions a heavy-tailed walk comes
-across its own path by chance, in 5 % of runs of 300 rows and four coordinates, in eight in none."""
+across its own path by chance: with single jumps in 5 % of runs of 300 rows and four coordinates, in
+eight in none."""
 
 LANDING = 2.0
 """Usual movements within which two states are alike: those of neighbouring rows are 1.4 apart."""

@@ -14,17 +14,13 @@ or of a weight (`metric`).
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from torch import nn
-
-from training.metrics.custom import measure_of, metric
+from training.metrics.custom import MakeMeasure, measure_of, metric
 from training.metrics.hu2023 import Hu2023
-from training.metrics.measure import Measure, Weight
 from training.metrics.spectral import Spectral
 from training.metrics.statistics import CORE
 
 __all__ = ["MetricChoice", "choose", "metric"]
 
-MakeMeasure: TypeAlias = Callable[[nn.Module, Sequence[Weight], Sequence[Weight]], Measure]
 MetricChoice: TypeAlias = str | Callable[..., Any] | Sequence[str | Callable[..., Any]]
 
 PRESETS: dict[str, tuple[str, ...]] = {

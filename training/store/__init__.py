@@ -21,7 +21,7 @@ takes what has not changed since. Every older schema is read.
 """
 
 from training.store.collecting import collect
-from training.store.layout import find_runs
+from training.store.layout import named_runs
 from training.store.logged import logged_rows
 from training.store.reader import StoredRuns, read
 from training.store.records import read_end, read_run
@@ -32,8 +32,8 @@ __all__ = [
     "RunWriter",
     "StoredRuns",
     "collect",
-    "find_runs",
     "logged_rows",
+    "named_runs",
     "read",
     "read_end",
     "read_run",

@@ -55,26 +55,8 @@ def signature(directory: Path) -> Signature:
     return sorted(found)
 
 
-def find_runs(root: Path) -> list[Path]:
-    """Return the run directories at or below a folder, numbers in their names in numeric order.
-
-    Parameters
-    ----------
-    root
-        A run directory or a folder of them.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the path does not exist, or no run is there.
-    NotADirectoryError
-        If the path is a file.
-    """
-    return list(named_runs(root).values())
-
-
 def named_runs(root: Path) -> dict[str, Path]:
-    """Return what `find_runs` finds, by name.
+    """Return the run directories at or below a folder by name, numbers in names in their order.
 
     A run is named by its path relative to the folder, with ``/`` between parts; a folder that is
     itself a run gets its own name.
