@@ -1,5 +1,6 @@
 """Which steps get a row."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,9 @@ class Cadence(Protocol):
 
     def due(self, step: int) -> bool:
         """Whether a step gets a row."""
+
+    def after(self, step: int) -> float:
+        """Return the first step after another that gets a row; infinity without one."""
 
     def describe(self) -> dict[str, Any]:
         """Return the record of it in ``run.json``."""
@@ -38,6 +42,10 @@ class Every:
         """Whether a step gets a row."""
         return step % self.steps == 0
 
+    def after(self, step: int) -> float:
+        """Return the first step after another that gets a row."""
+        return step - step % self.steps + self.steps
+
     def describe(self) -> dict[str, Any]:
         """Return the record of it in ``run.json``."""
         return {"every": self.steps}
@@ -62,6 +70,10 @@ class At:
     def due(self, step: int) -> bool:
         """Whether a step gets a row."""
         return step in self.steps
+
+    def after(self, step: int) -> float:
+        """Return the first step after another that gets a row; infinity without one."""
+        return min((due for due in self.steps if due > step), default=math.inf)
 
     def describe(self) -> dict[str, Any]:
         """Return the record of it in ``run.json``."""
@@ -104,6 +116,10 @@ class LogSpaced:
     def due(self, step: int) -> bool:
         """Whether a step gets a row."""
         return step in self.steps
+
+    def after(self, step: int) -> float:
+        """Return the first step after another that gets a row; infinity without one."""
+        return At(self.steps).after(step)
 
     def describe(self) -> dict[str, Any]:
         """Return the record of it in ``run.json``."""

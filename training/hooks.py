@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self, SupportsFloat
 
 import torch
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from training.cadence import LogSpaced, cadence
@@ -107,6 +108,7 @@ class MetricHook:
             raise ValueError(f"resume_step={resume_step} must not be negative")
         optimizers = _optimizers(optimizer)
         self._last = optimizers[-1]
+        self._only = optimizers[0] if len(optimizers) == 1 else None
         first, paced = resume_step or 0, cadence(every, at)
         self._steps = Steps(paced, first, self._write)
         self._watch = Stopwatch()
@@ -135,12 +137,9 @@ class MetricHook:
         stored = read(self._directory).rows["step"].tolist() if resumed else []
         if paced.due(first) and first not in stored:
             self._steps.row = OpenRow(first, reading=reading)
-        # a compiled step calls the hooks, and must not be compiled with what they do
-        before = torch.compiler.disable(self._before_step)
-        after = torch.compiler.disable(self._after_step)
         for each in optimizers:
-            self._handles.append(each.register_step_pre_hook(before))
-            self._handles.append(each.register_step_post_hook(after))
+            self._handles.append(each.register_step_pre_hook(self._before_step))
+            self._handles.append(each.register_step_post_hook(self._after_step))
         self._failures.harmless = True
 
     @property
@@ -178,6 +177,8 @@ class MetricHook:
             Make a row of a step that is not due, of the values and the weights' metrics.
             Without it such values are dropped. Of a sharded model, every process has to.
         """
+        if self._steps.resting and not force and not self._closed:
+            return
         with self._watch, self._failures.guard("hook.log"):
             if self._closed:
                 raise RuntimeError("the hook is closed: log before it is")
@@ -244,13 +245,31 @@ class MetricHook:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close("finished" if kind is None else "failed")
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    # a compiled step calls the hooks, and must not be compiled with what they do; that of most
+    # steps is so little that the way out of the compiler would cost more
+    @torch.compiler.disable(recursive=False)
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        found_inf = getattr(optimizer, "found_inf", None)  # of a gradient scaler
+        # nothing may log within the step then, no closure and nothing between two optimizers
+        plain = optimizer is self._only and len(args) == 1 and not kwargs
+        if not (plain and found_inf is None and self._steps.resting):
+            self._begin_step(optimizer, found_inf)
+
+    @torch.compiler.disable(recursive=False)
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self._steps.resting:
+            self._steps.pass_by()
+        else:
+            self._end_step(optimizer)
+
+    @torch.compiler.disable
+    def _begin_step(self, optimizer: torch.optim.Optimizer, found_inf: Tensor | None) -> None:
         with self._watch, self._stepping:
-            found_inf = getattr(optimizer, "found_inf", None)  # of a gradient scaler
             if self._steps.begin(found_inf, last=optimizer is self._last).due:
                 self._probe.before(optimizer)
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    @torch.compiler.disable
+    def _end_step(self, optimizer: torch.optim.Optimizer) -> None:
         with self._watch, self._stepping:
             row = self._steps.under_way
             if row is not None and row.due:

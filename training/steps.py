@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from training.cadence import Cadence
@@ -14,6 +15,7 @@ class Steps:
 
     Between a step's begin and its end, and as long as it is not known whether a gradient scaler had
     it skipped, there are up to two rows: that of the latest step, and that of the step under way.
+    Most steps get no row and find none open: those are only counted (`resting`, `pass_by`).
 
     Parameters
     ----------
@@ -23,13 +25,26 @@ class Steps:
         The latest step.
     finish
         Given every row that is closed.
+
+    Attributes
+    ----------
+    latest
+        The latest step that is known to have been made.
+    row
+        Its row, if it is open.
+    under_way
+        The row of the step that is being made, or may have been skipped.
+    resting
+        Whether no row is open, and the next step gets none.
     """
 
     def __init__(self, cadence: Cadence, step: int, finish: Callable[[OpenRow], None]) -> None:
         self.latest = step
         self.row: OpenRow | None = None
         self.under_way: OpenRow | None = None
+        self.resting = False
         self._skipped = 0
+        self._next_due = cadence.after(step)
         self._cadence = cadence
         self._finish = finish
 
@@ -43,6 +58,7 @@ class Steps:
         last
             Whether this optimizer is the one whose steps are counted.
         """
+        self.resting = False
         if self.under_way is None or self.under_way.stepped:
             self.settle()
             if found_inf is None:
@@ -55,10 +71,22 @@ class Steps:
 
     def end(self) -> None:
         """Note that the step under way has been made, or skipped."""
-        if self.under_way is not None:
+        if self.under_way is None:  # what began it failed
+            self.latest += 1
+        else:
             self.under_way.stepped = True
             if self.under_way.found_inf is None:
                 self.settle()
+        if self.latest >= self._next_due:
+            self._next_due = self._cadence.after(self.latest)
+        none_open = self.row is None and self.under_way is None
+        self.resting = none_open and self.latest + 1 < self._next_due
+
+    @torch.compiler.disable(recursive=False)
+    def pass_by(self) -> None:
+        """Count a step that was made while resting."""
+        self.latest += 1
+        self.resting = self.latest + 1 < self._next_due
 
     def settle(self) -> None:
         """Count the step that has ended, unless it was skipped: the answer may be waited for."""
@@ -89,7 +117,7 @@ class Steps:
             self.settle()
         if self.under_way is None:
             if self.row is None and force:
-                self.row = OpenRow(self.latest, stepped=True)
+                self.row, self.resting = OpenRow(self.latest, stepped=True), False
             return self.row
         self.under_way.due |= force
         # a step that turns out to be skipped leaves its values to the row before
@@ -111,3 +139,4 @@ class Steps:
             The step.
         """
         self.latest, self.row, self.under_way = step, None, None
+        self.resting, self._next_due = False, self._cadence.after(step)

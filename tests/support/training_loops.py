@@ -114,7 +114,7 @@ def scaled(fused, clipped):
         scaler.update()
         return loss
 
-    return Loop(net, [optimizer], attempt, skipped={4: 2} if fused else {})
+    return Loop(net, [optimizer], attempt, skipped={3: 2} if fused else {})
 
 
 def compiled_model(backend):

@@ -9,6 +9,7 @@ Forking spares each of them the import of torch.
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -37,8 +38,6 @@ def train(directory: Path, start: int, resume_step: int | None, last: int | None
         if last and hook.step % STEPS_TO_CHECKPOINT == 0:
             save((model.state_dict(), optimizer.state_dict()), checkpoint(directory, hook.step))
     hook.close()
-    say("done")
-    signal.pause()
 
 
 def checkpoint(directory: Path, step: int) -> Path:
@@ -56,7 +55,8 @@ def say(word: object) -> None:
 
 
 if __name__ == "__main__":
-    torch.optim.SGD([torch.zeros(1)], lr=1.0).step()  # imports what a first step imports
+    with tempfile.TemporaryDirectory() as folder:  # loads what a first row needs
+        train(Path(folder, "run"), start=0, resume_step=None, last=1)
     say("ready")
     for line in sys.stdin:
         directory, *numbers = line.rstrip("\n").split("\t")
@@ -65,5 +65,7 @@ if __name__ == "__main__":
         if child == 0:
             say(os.getpid())
             train(Path(directory), start or 0, resume_step, last)
+            say("done")
+            signal.pause()
         os.waitpid(child, 0)
         say("dead")

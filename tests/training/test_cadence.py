@@ -1,6 +1,7 @@
 """Which steps get a row."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -11,6 +12,14 @@ from training.cadence import cadence
 
 def due(paced, steps):
     return [step for step in range(steps) if paced.due(step)]
+
+
+@pytest.mark.parametrize("paced", [cadence(7, None), cadence(1, [2, 9]), LogSpaced(60, rows=9)])
+def test_the_step_after_another_is_the_next_that_is_due(paced):
+    steps = due(paced, 100)
+    last = math.inf if max(steps) < 80 else 105
+    for step in range(100):
+        assert paced.after(step) == next((later for later in steps if later > step), last)
 
 
 def test_every_so_many_steps():

@@ -132,6 +132,37 @@ def test_force_makes_a_row_of_a_step_that_is_not_due(tmp_path):
     assert "grad/_all/log_l2" not in rows
 
 
+def test_force_within_a_step_that_is_not_due(tmp_path):
+    model, optimizer, loss = regression(optimizer=torch.optim.LBFGS, max_iter=2)
+    with MetricHook(model, optimizer, tmp_path / "run", every=10) as hook:
+        for step in range(1, 6):
+
+            def closure(step=step):
+                optimizer.zero_grad()
+                value = loss(step)
+                value.backward()
+                if step == 4:
+                    hook.log(train_loss=value, force=True)
+                return value
+
+            optimizer.step(closure)
+            assert hook.step == step
+    assert list(stored(tmp_path / "run").index) == [0, 4]
+
+
+def test_force_between_two_optimizers_that_are_not_due(tmp_path):
+    model, optimizer, loss = regression()
+    other = torch.optim.SGD([model.bias], lr=0.1)
+    with MetricHook(model, [other, optimizer], tmp_path / "run", every=10) as hook:
+        for step in range(1, 6):
+            loss(step).backward()
+            other.step()
+            if step == 4:
+                hook.log(half=step, force=True)
+            optimizer.step()
+    assert stored(tmp_path / "run")["half"].dropna().to_dict() == {4: 4.0}
+
+
 def test_a_running_total_is_logged_as_it_was(tmp_path):
     model, optimizer, loss = regression()
     total = torch.zeros(())

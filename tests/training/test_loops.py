@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
 ]
 
-ATTEMPTS, MORE, EVERY = 7, 3, 2
+ATTEMPTS, MORE, EVERY = 7, 3, 3
 
 
 class Truth:
@@ -139,3 +139,16 @@ def test_every_number_is_the_direct_one(tmp_path, name):
 @pytest.mark.calibration
 def test_a_model_compiled_by_inductor(tmp_path):
     check(compiled_model("inductor"), compiled_model("inductor"), tmp_path / "run")
+
+
+def test_a_compiled_step_is_compiled_once_whatever_the_hook_does(tmp_path):
+    loop = LOOPS["compiled step"]()
+    torch._dynamo.utils.counters.clear()
+    frames = []
+    with MetricHook(loop.net, loop.optimizers[0], tmp_path / "run", every=5) as hook:
+        for n in range(20):
+            loop.attempt(n, unobserved)
+            frames.append(torch._dynamo.utils.counters["frames"]["total"])
+    assert hook.step == 20
+    assert frames[0] > 0
+    assert len(set(frames[6:])) == 1  # once with a row open, and once without

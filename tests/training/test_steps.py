@@ -134,3 +134,36 @@ def test_going_back_drops_what_is_open(found_inf):
     loop.steps.finish()
     assert loop.steps.latest == 4
     assert [step for step, *_ in loop.closed] == [4]
+
+
+def test_most_steps_are_only_counted():
+    loop = Loop(every=4)
+    rested = []
+    for _ in range(12):
+        rested.append(loop.steps.resting)
+        if loop.steps.resting:
+            loop.steps.pass_by()
+        else:
+            loop.step()
+        loop.log(loop.steps.latest)
+    loop.steps.finish()
+    assert loop.closed == [(4, {"value": 4}, 0), (8, {"value": 8}, 0), (12, {"value": 12}, 0)]
+    # steps that get a row, and those that close it, are not
+    assert [step for step, passed in enumerate(rested, 1) if passed] == [2, 3, 6, 7, 10, 11]
+
+
+def test_nothing_rests_while_a_row_is_open_or_a_step_may_have_been_skipped():
+    loop = Loop(every=10)
+    loop.step()
+    assert loop.steps.resting
+    loop.log(1, force=True)
+    assert not loop.steps.resting
+    loop.step(CARRIED_OUT)
+    assert not loop.steps.resting
+    loop.step()
+    assert loop.steps.resting
+    loop.steps.go_back(9)
+    assert not loop.steps.resting
+    loop.step()
+    loop.steps.finish()
+    assert loop.closed == [(1, {"value": 1}, 0), (10, {}, 0)]

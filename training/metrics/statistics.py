@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.metrics.measure import Floats, Measure, Weight
-from training.metrics.sums import Summation
+from training.metrics.sums import squares, weight_sums
 from training.processes import local, share
 
 
@@ -149,7 +149,6 @@ class Statistics(Measure):
             shares = [[share(parameter)] for parameter in self._parameters]
             device = local(self._parameters[0]).device
             self._shares = torch.tensor(shares, dtype=torch.float64, device=device)
-        self._summation = Summation()
         self._copies: dict[int, Tensor] = {}
         self._before: dict[int, Tensor] = {}
         self._gradients: list[_Squares] = []
@@ -181,16 +180,16 @@ class Statistics(Measure):
         """
         gradients = {i: g for i in stepping if (g := self._parameters[i].grad) is not None}
         if gradients:
-            squares = self._summation.squares([local(g) for g in gradients.values()])
-            self._gradients.append(_Squares(list(gradients), squares))
+            sums = squares([local(g) for g in gradients.values()])
+            self._gradients.append(_Squares(list(gradients), sums))
         if moved := {i: self._before.pop(i) for i in stepping if i in self._before}:
             after = [local(self._parameters[i]) for i in moved]
-            squares = self._summation.squares(after, minus=list(moved.values()))
-            self._updates.append(_Squares(list(moved), squares))
+            sums = squares(after, minus=list(moved.values()))
+            self._updates.append(_Squares(list(moved), sums))
 
     def collect(self) -> list[Tensor]:
         """Return this process's sums of every weight, gradient and update: (tensors, 8)."""
-        rows = self._summation.weights([local(parameter) for parameter in self._parameters])
+        rows = weight_sums([local(parameter) for parameter in self._parameters])
         gradients, updates = (
             _column(measured, rows).to(rows) for measured in (self._gradients, self._updates)
         )
