@@ -72,7 +72,9 @@ def singular_values(grams: Floats) -> Floats:
         Shape (..., k).
     """
     finite = np.asarray(np.isfinite(grams).all(axis=(-2, -1)))
-    squares = np.linalg.eigvalsh(np.where(finite[..., None, None], grams, 0.0))
+    # torch's, on as many threads as the training has: NumPy's would be its own, and spin
+    allowed = torch.from_numpy(np.where(finite[..., None, None], grams, 0.0))
+    squares = torch.linalg.eigvalsh(allowed).numpy()
     return np.where(finite[..., None], np.sqrt(np.maximum(squares, 0.0))[..., ::-1], np.nan)
 
 
