@@ -10,10 +10,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test calibration notebooks benchmark clean
+.PHONY: help environment demo test test-integrations calibration notebooks benchmark clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 environment: $(INSTALLED) ## make .venv and install the tested versions into it
 
@@ -33,6 +33,10 @@ test: environment ## check style and types, run the test suite
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+test-integrations: environment ## test with TensorBoard, W&B, Lightning, Hugging Face, Dask and Ray
+	$(PIP) install -c constraints.txt -e ".[test,integrations]"
+	$(BIN)/pytest -m integration
 
 calibration: environment ## run the slower statistical checks
 	$(BIN)/pytest -m calibration

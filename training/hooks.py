@@ -137,9 +137,16 @@ class MetricHook:
         stored = read(self._directory).rows["step"].tolist() if resumed else []
         if paced.due(first) and first not in stored:
             self._steps.row = OpenRow(first, reading=reading)
+        # a compiled step calls the hooks, and must not be compiled with what they do; most do so
+        # little that the way out of the compiler would cost more
+        self._pass_by = torch.compiler.disable(self._steps.pass_by, recursive=False)
+        self._begin = torch.compiler.disable(self._begin_step)
+        self._end = torch.compiler.disable(self._end_step)
+        before = torch.compiler.disable(self._before_step, recursive=False)
+        after = torch.compiler.disable(self._after_step, recursive=False)
         for each in optimizers:
-            self._handles.append(each.register_step_pre_hook(self._before_step))
-            self._handles.append(each.register_step_post_hook(self._after_step))
+            self._handles.append(each.register_step_pre_hook(before))
+            self._handles.append(each.register_step_post_hook(after))
         self._failures.harmless = True
 
     @property
@@ -245,30 +252,24 @@ class MetricHook:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close("finished" if kind is None else "failed")
 
-    # a compiled step calls the hooks, and must not be compiled with what they do; that of most
-    # steps is so little that the way out of the compiler would cost more
-    @torch.compiler.disable(recursive=False)
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         found_inf = getattr(optimizer, "found_inf", None)  # of a gradient scaler
         # nothing may log within the step then, no closure and nothing between two optimizers
         plain = optimizer is self._only and len(args) == 1 and not kwargs
         if not (plain and found_inf is None and self._steps.resting):
-            self._begin_step(optimizer, found_inf)
+            self._begin(optimizer, found_inf)
 
-    @torch.compiler.disable(recursive=False)
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self._steps.resting:
-            self._steps.pass_by()
+            self._pass_by()
         else:
-            self._end_step(optimizer)
+            self._end(optimizer)
 
-    @torch.compiler.disable
     def _begin_step(self, optimizer: torch.optim.Optimizer, found_inf: Tensor | None) -> None:
         with self._watch, self._stepping:
             if self._steps.begin(found_inf, last=optimizer is self._last).due:
                 self._probe.before(optimizer)
 
-    @torch.compiler.disable
     def _end_step(self, optimizer: torch.optim.Optimizer) -> None:
         with self._watch, self._stepping:
             row = self._steps.under_way

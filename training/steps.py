@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from training.cadence import Cadence
@@ -82,7 +81,6 @@ class Steps:
         none_open = self.row is None and self.under_way is None
         self.resting = none_open and self.latest + 1 < self._next_due
 
-    @torch.compiler.disable(recursive=False)
     def pass_by(self) -> None:
         """Count a step that was made while resting."""
         self.latest += 1
