@@ -64,7 +64,7 @@ def report(device: str, quick: bool) -> tuple[str, bool]:
             if limit is not None:
                 held &= own[name] <= limit and low <= limit
             lines.append(
-                f"| {task.name} | {1e3 * np.median(plain) / EVERY:.1f} | {name} "
+                f"| {task.name} | {1e3 * np.median(plain) / (2 * EVERY):.1f} | {name} "
                 f"| {100 * found:.2f} | {100 * low:.2f} to {100 * high:.2f} | {itself} "
                 f"| {'' if limit is None else f'{100 * limit:g}'} |"
             )
