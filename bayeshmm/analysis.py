@@ -66,7 +66,7 @@ def analyze(
     *,
     event: Event | None = None,
     blind_to: Sequence[str] = (),
-    jobs: int = 1,
+    jobs: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Analysis:
@@ -83,7 +83,7 @@ def analyze(
     blind_to
         Patterns of metrics that a second fit does not see.
     jobs
-        Processes that fit at the same time.
+        Processes that fit at the same time, as in `bayeshmm.compare`.
     seed
         Same seed, same result.
     progress

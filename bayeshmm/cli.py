@@ -7,11 +7,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import matplotlib as mpl
 
 from bayeshmm.lineage import audit
 from bayeshmm.runs import Runs
+from bayeshmm.sources import Format
+
+_RUNS = "a folder or file of logs; which kind is recognised"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser(
         "analyze", help="compare state counts, fit, and write tables and pictures"
     )
-    command.add_argument("runs", metavar="RUNS", help="a folder of runs, or a tidy file")
+    command.add_argument("runs", metavar="RUNS", help=_RUNS)
+    command.add_argument(
+        "--format", choices=get_args(Format), help="which logs, where there are several"
+    )
     command.add_argument(
         "--states", type=_counts, default="1:8", metavar="1:8", help="numbers of phases, inclusive"
     )
@@ -62,13 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command = commands.add_parser("audit", help="tell what is wrong with runs as they were logged")
-    command.add_argument("runs", metavar="RUNS", help="a folder of runs, or a tidy file")
+    command.add_argument("runs", metavar="RUNS", help=_RUNS)
+    command.add_argument(
+        "--format", choices=get_args(Format), help="which logs, where there are several"
+    )
     chosen = parser.parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _say
         try:
             return _audit(chosen) if chosen.command == "audit" else _analyze(chosen)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             print(f"bayeshmm: {error}", file=sys.stderr)
             return 2
 
@@ -79,7 +89,7 @@ def _say(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _audit(chosen: argparse.Namespace) -> int:
-    found = audit(chosen.runs)
+    found = audit(chosen.runs, format=chosen.format)
     for severity, part in found.groupby("severity", sort=False):
         print(f"{severity}s: {len(part)}")
         for _, row in part.iterrows():
@@ -95,9 +105,9 @@ def _analyze(chosen: argparse.Namespace) -> int:
     from bayeshmm.events import Event
 
     event = None if chosen.event is None else Event.parse(chosen.event)
-    for _, row in audit(chosen.runs).iterrows():
+    for _, row in audit(chosen.runs, format=chosen.format).iterrows():
         _say(f"{row['finding']}: {row['detail']}")
-    runs = Runs.read(chosen.runs, nonfinite=chosen.nonfinite)
+    runs = Runs.read(chosen.runs, format=chosen.format, nonfinite=chosen.nonfinite)
     if chosen.metrics is not None:
         runs = runs.select(chosen.metrics)
     if event is not None:

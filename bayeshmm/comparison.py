@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import joblib
 import numpy as np
@@ -182,7 +183,7 @@ def compare(
     restarts: int = defaults.RESTARTS,
     draws: int = defaults.DRAWS,
     log: Sequence[str] | Mapping[str, float] = (),
-    jobs: int = 1,
+    jobs: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Comparison:
@@ -208,7 +209,9 @@ def compare(
     folds
         Parts that the runs are split into. Default: 5, each run by itself below 10 runs.
     jobs
-        Processes that fit at the same time; -1 for one per core. The result does not depend on it.
+        Processes that fit at the same time; -1 for one per core. By default that of the active
+        ``joblib.parallel_config``, whose backend is used; without it, 1. The result does not depend
+        on it.
     metrics, transition, minimum_dwell, restarts, draws, log, seed, progress
         As in `bayeshmm.fit`.
 
@@ -242,14 +245,26 @@ def compare(
     for hmm in models.values():
         hmm.check(runs)
     warn_of_metrics(runs, any(hmm.dynamic for hmm in models.values()))
-    work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(fit_candidate)(runs, hmm, members, restarts, log, seed)
-        for hmm in models.values()
-    )
-    fitted = tqdm(work, total=len(models), desc="models", disable=not progress)
+    bar: tqdm[Any] = tqdm(total=len(models), desc="models", disable=not progress)
+    with bar:
+        fitted = _Parallel(bar, n_jobs=jobs, batch_size=1, pre_dispatch="all")(
+            joblib.delayed(fit_candidate)(runs, hmm, members, restarts, log, seed)
+            for hmm in models.values()
+        )
     candidates = dict(zip(models, fitted, strict=True))
     table = _table(runs, candidates)
     return Comparison(runs, table, Posteriors(runs, candidates, draws, seed, progress), tolerance)
+
+
+class _Parallel(joblib.Parallel):
+    """joblib's, with a bar: not every backend returns a generator that one could watch."""
+
+    def __init__(self, bar: tqdm[Any], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._bar = bar
+
+    def print_progress(self) -> None:
+        self._bar.update(self.n_completed_tasks - self._bar.n)
 
 
 def choose(table: pd.DataFrame, score: str, tolerance: float) -> Key:

@@ -40,6 +40,9 @@ class Runs:
         The number of rows of each run; T is the largest.
     recorded : ndarray of float64, shape (N, T, C)
         All numeric columns, NaN where missing and beyond the end of a run.
+    source : Source or None
+        What `read` took the files for (``title``, ``path``) and left out (``left_out``); None for
+        rows from elsewhere.
     """
 
     names: tuple[str, ...]
@@ -49,21 +52,54 @@ class Runs:
     lengths: NDArray[np.int64]
     recorded: NDArray[np.float64]
     _attributes: pd.DataFrame
+    source: sources.Source | None = None
 
     def __post_init__(self) -> None:
         for array in (self.steps, self.lengths, self.recorded):
             array.flags.writeable = False
 
     @classmethod
-    def read(cls, path: str | Path, *, nonfinite: NonFinite = "error") -> Runs:
-        """Read a folder of run directories, or a tidy file.
+    def read(
+        cls,
+        path: str | Path,
+        *,
+        format: sources.Format | None = None,
+        nonfinite: NonFinite = "error",
+    ) -> Runs:
+        """Read runs from a folder or a file, in whatever form they were logged.
+
+        A folder is searched recursively, and a run is named by its relative path. Of what is there,
+        the first of these is read, and `source` names the others:
+
+        ``"store"``
+            run directories that `training.MetricHook` wrote;
+        ``"wandb"``
+            the ``.wandb`` files of Weights & Biases, or a history exported from it;
+        ``"huggingface"``
+            the ``trainer_state.json`` of a Hugging Face Trainer: of the checkpoints of a run, that
+            of the largest step;
+        ``"lightning"``
+            the ``metrics.csv`` of Lightning's CSVLogger;
+        ``"tensorboard"``
+            event files of TensorBoard;
+        ``"tidy"``
+            ``.csv``, ``.jsonl`` or ``.parquet`` files. With a column ``run``, a file is as
+            `from_dataframe` takes it; without, it is one run. Long tables, which have the columns
+            ``value`` and ``metric``, ``name``, ``key`` or ``tag``, are pivoted. Where no column is
+            called ``step``, the step is ``global_step``, ``_step``, ``iter``, ``iteration``,
+            ``Step`` or, for want of these, ``epoch``. NaN means missing;
+        ``"checkpoints"``
+            checkpoints, which are measured: see `training.checkpoints.measure`.
+
+        Of logs other than the first and ``"tidy"``, what a trainer logs of its schedule and its
+        speed (``learning_rate``, ``eval_runtime``) is kept for display.
 
         Parameters
         ----------
         path : str or Path
-            A folder, searched recursively for run directories (a run is named by its relative
-            path), or a ``.csv``, ``.parquet`` or ``.jsonl`` file as `from_dataframe` takes it, with
-            the columns ``run`` and ``step``. In a tidy file NaN means missing.
+            The folder or the file.
+        format : str, optional
+            What to read, by one of the names above.
         nonfinite : {"error", "truncate", "missing"}
             What becomes of a metric that is infinite, or was logged as not a number: an error; the
             run is cut before that row, and marked as ``truncated`` in `attributes`; or the value
@@ -76,11 +112,19 @@ class Runs:
         Raises
         ------
         FileNotFoundError
-            If there is nothing at `path`.
+            If there is nothing at `path`, or nothing in the folder that is known.
+        ImportError
+            If the format takes a library that is not installed; the message says how to get it.
         ValueError
             If the content is not what `from_dataframe` takes; the message names the file.
+
+        Warns
+        -----
+        UserWarning
+            If rows are not what was logged, since steps repeat, or not what they look like, as a
+            mean over steps. One warning says it all, and `source` keeps it.
         """
-        return cls._of(sources.read(Path(path)), nonfinite)
+        return cls._of(*sources.read(Path(path), format), nonfinite=nonfinite)
 
     @classmethod
     def from_dataframe(
@@ -124,11 +168,14 @@ class Runs:
             a run, or the steps of a run repeat or decrease. The message names the run, the column
             and the mend.
         """
-        return cls._of(tidy.arrange(df, run, step, metrics, attributes), nonfinite)
+        rows = tidy.arrange(df, run, step, metrics, attributes)
+        return cls._of(rows, nonfinite=nonfinite)
 
     @classmethod
-    def _of(cls, rows: tidy.Tidy, nonfinite: NonFinite) -> Runs:
-        return cls(*tidy.settle(rows, nonfinite))
+    def _of(
+        cls, rows: tidy.Tidy, source: sources.Source | None = None, *, nonfinite: NonFinite
+    ) -> Runs:
+        return cls(*tidy.settle(rows, nonfinite), source)
 
     def __len__(self) -> int:
         """Return the number of runs."""
@@ -305,11 +352,14 @@ class Runs:
             "for display": others,
             "attributes": list(self._attributes.columns),
         }
+        left_out = self.source.left_out if self.source else ()
         return "\n".join(
             [
                 f"Runs: {len(self)} of {rows} rows, steps {self.steps[:, 0].min()} to "
                 f"{self.steps.max()}{every}",
                 *(f"  {part}: {tidy.listed(held)}" for part, held in parts.items() if held),
+                *([f"  source: {self.source}"] if self.source else []),
+                *(f"    {note}" for note in sources.shortened(left_out)),
             ]
         )
 

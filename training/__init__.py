@@ -4,6 +4,6 @@ from training import store
 from training.cadence import LogSpaced
 from training.hooks import MetricHook
 from training.metrics import metric
-from training.sweep import sweep
+from training.sweep import SweepError, sweep
 
-__all__ = ["LogSpaced", "MetricHook", "metric", "store", "sweep"]
+__all__ = ["LogSpaced", "MetricHook", "SweepError", "metric", "store", "sweep"]

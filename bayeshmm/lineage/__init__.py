@@ -18,6 +18,7 @@ from bayeshmm.lineage import (
     values,
     weights,
 )
+from bayeshmm.sources import Format
 
 __all__ = ["audit"]
 
@@ -39,15 +40,18 @@ _CHECKS = (
 )
 
 
-def audit(source: str | Path | pd.DataFrame) -> pd.DataFrame:
+def audit(source: str | Path | pd.DataFrame, *, format: Format | None = None) -> pd.DataFrame:
     """Look for faults in runs as they were logged, before they are modelled.
 
     Parameters
     ----------
     source : str, Path or DataFrame
-        A folder of run directories, searched recursively; a ``.csv``, ``.parquet`` or ``.jsonl``
-        file; or a tidy frame, with the columns ``run`` and ``step`` and a column per metric. Raw:
-        rows may repeat, be in any order or lack values, all that `Runs` refuses.
+        A tidy frame, with the columns ``run`` and ``step`` and a column per metric, or a folder or
+        file that `bayeshmm.Runs.read` recognises. Frames, run directories and tables with a column
+        ``run`` are looked at raw: rows may repeat, be in any order or lack values, all that `Runs`
+        refuses. Of the logs of others, rows of one step are merged first.
+    format : str, optional
+        What a folder or file is to be taken for, as in `bayeshmm.Runs.read`.
 
     Returns
     -------
@@ -63,7 +67,7 @@ def audit(source: str | Path | pd.DataFrame) -> pd.DataFrame:
     FileNotFoundError
         If there is nothing at the path, or no run in the folder.
     ValueError
-        If the file cannot be parsed, or the columns ``run`` and ``step`` are not both there.
+        If a file cannot be parsed or tells no step, or a frame lacks ``run`` or ``step``.
 
     Notes
     -----
@@ -95,7 +99,7 @@ def audit(source: str | Path | pd.DataFrame) -> pd.DataFrame:
     Runs of one folder, or of one value of an attribute ``group``, are meant to be alike in their
     settings and lengths. Every check has thresholds with their reasons as constants of its module.
     """
-    log = raw.read(source)
+    log = raw.read(source, format)
     found = list(log.findings)
     with np.errstate(all="ignore"):  # values may be anything: that is what is looked at
         found += [finding for check in _CHECKS for finding in check(log)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,29 +82,31 @@ class Log:
         return Log(rows.assign(run=run), self.attributes.loc[list(runs)])
 
 
-def read(source: str | Path | pd.DataFrame) -> Log:
-    """Read a folder of run directories, a tidy file or a frame.
+def read(source: str | Path | pd.DataFrame, format: sources.Format | None = None) -> Log:
+    """Read a frame, or whatever `bayeshmm.Runs.read` recognises.
 
-    Rows that a declared restart superseded are left out, since they are no fault.
+    Rows that a declared restart superseded are left out, since they are no fault. Of logs that
+    others wrote, rows of one step are merged, and of values that repeat a step the last counts; a
+    tidy file with a column ``run`` is taken as it is.
 
     Raises
     ------
     FileNotFoundError
         If there is nothing at the path, or no run in the folder.
     ValueError
-        If the file cannot be parsed, or the columns ``run`` and ``step`` are not both there.
+        If a file cannot be parsed or tells no step, or a frame lacks ``run`` or ``step``.
     """
     if isinstance(source, pd.DataFrame):
         return _of_frame(source)
     path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file or folder")
-    if path.is_dir():
+    name = sources.recognised(path) if format is None else format
+    if name == "store":
         return _of_folder(path)
-    try:
-        return _of_frame(sources.read_file(path))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    imported = sources.load(path, name)
+    log = _of_frame(imported.rows)
+    known = imported.attributes.reindex(log.names)
+    own = log.attributes.columns.difference(known.columns, sort=False)
+    return replace(log, attributes=known.join(log.attributes[own]))
 
 
 def _of_folder(root: Path) -> Log:

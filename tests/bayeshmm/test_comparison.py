@@ -1,5 +1,6 @@
 """`compare`: the table, the rule that chooses, and what too few runs leave unsaid."""
 
+import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -298,3 +299,11 @@ class TestBadInput:
             bh.Runs.from_dataframe(frame), [1], metrics=["m0", "m1"], **SETTINGS
         ).table
         assert np.isfinite(table["elpd"]).all()
+
+
+def test_the_active_backend_fits_the_same_models(short, capfd):
+    alone = bh.compare(short, [1, 2], **SETTINGS).table
+    with joblib.parallel_config(n_jobs=2):
+        there = bh.compare(short, [1, 2], **(SETTINGS | {"progress": True})).table
+    pd.testing.assert_frame_equal(there, alone, check_exact=True)
+    assert "models: 100%" in capfd.readouterr().err

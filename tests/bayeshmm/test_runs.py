@@ -1,7 +1,9 @@
 """`Runs`: reading, roles of columns, selection, and every bad input with its message."""
 
 import json
+import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -525,3 +527,41 @@ class TestFolder:
     def test_empty_folder(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="empty"):
             Runs.read(tmp_path)
+
+
+class TestSource:
+    @pytest.fixture
+    def runs(self, tmp_path):
+        """Two logs, one of which says its steps twice."""
+        (tmp_path / "<a>.csv").write_text("step,loss\n0,1\n1,2\n1,3\n2,4\n")
+        (tmp_path / "b.csv").write_text("iter,loss\n0,1\n1,2\n")
+        with pytest.warns(UserWarning, match="logged again"):
+            return Runs.read(tmp_path)
+
+    def test_says_what_was_read_and_what_was_left_out(self, runs, tmp_path):
+        assert runs.source.title == "plain .csv, .jsonl or .parquet files"
+        assert runs.source.path == tmp_path
+        again, name = runs.source.left_out
+        assert again.startswith("'<a>': values were logged again")
+        assert name.startswith("left out: 'b': the name 'iter'")
+
+    def test_is_in_the_repr_and_on_the_page(self, runs):
+        assert f"\n  source: {runs.source.title}, {runs.source.path}\n" in repr(runs)
+        assert repr(runs).endswith("\n".join(f"    {note}" for note in runs.source.left_out))
+        assert "&lt;a&gt;&#x27;: values were logged again" in runs._repr_html_()
+
+    def test_many_notes_are_shortened(self, runs):
+        source = replace(runs.source, left_out=tuple(map(str, range(15))))
+        text = repr(replace(runs, source=source))
+        assert "\n    9\n    and 5 more: see runs.source.left_out" in text
+        assert "\n    10" not in text
+
+    def test_is_kept(self, runs):
+        assert runs.select("loss").source == runs.source
+        assert runs.subset("b").source == runs.source
+        assert pickle.loads(pickle.dumps(runs)).source == runs.source
+
+    def test_frames_have_none(self):
+        runs = Runs.from_dataframe(frame())
+        assert runs.source is None
+        assert "source" not in repr(runs)

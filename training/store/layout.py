@@ -59,7 +59,8 @@ def named_runs(root: Path) -> dict[str, Path]:
     """Return the run directories at or below a folder by name, numbers in names in their order.
 
     A run is named by its path relative to the folder, with ``/`` between parts; a folder that is
-    itself a run gets its own name.
+    itself a run gets its own name. Hidden folders below, such as that which a sweep trains in, are
+    left out.
 
     Parameters
     ----------
@@ -84,6 +85,7 @@ def named_runs(root: Path) -> dict[str, Path]:
             name = root.resolve().name if path == root else path.relative_to(root).as_posix()
             found[name] = path
             below.clear()
+        below[:] = [name for name in below if not name.startswith(".")]
     if not found:
         what = "holds no run" if any(root.iterdir()) else "is empty"
         raise FileNotFoundError(

@@ -1,6 +1,7 @@
 """``bayeshmm audit``, and what ``bayeshmm analyze`` says of the same findings."""
 
 import re
+import sys
 
 import numpy as np
 import pandas as pd
@@ -45,3 +46,23 @@ def test_an_analysis_warns_first_and_goes_on(tmp_path, capsys):
     printed, said = capsys.readouterr()
     assert said.startswith("warning: truncated: run 'seed-3'")
     assert "1 phases" in printed
+
+
+def test_which_logs_are_meant(folder, frame, tmp_path, capsys):
+    """A folder of run directories in which tables lie, one row of them repeated."""
+    twice = pd.concat([frame, frame[part(frame, "seed-5", 4, 4)]])
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    twice.to_csv(tmp_path / "runs.csv", index=False)
+    assert main(["audit", str(tmp_path / "runs.csv")]) == 1
+    assert main(["audit", str(tmp_path), "--format", "tidy"]) == 1
+    assert "duplicate_rows" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["audit", str(tmp_path), "--format", "papyrus"])
+
+
+def test_a_library_that_lacks_is_named(frame, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    (tmp_path / "events.out.tfevents.1.host").write_bytes(b"anything")
+    assert main(["audit", str(tmp_path)]) == 2
+    assert "pip install 'bayeshmm[readers]'" in capsys.readouterr().err
