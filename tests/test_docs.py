@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/*.md"))
-WITHOUT_EXTRAS = {"own_loop.md", "README.md"}
+WITHOUT_EXTRAS = {"README.md", "logs.md", "own_loop.md"}
 
 
 def blocks(page):
@@ -34,6 +34,7 @@ def test_links_lead_somewhere(page):
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",  # in Lightning
     "ignore:Checkpoint directory .* exists and is not empty:UserWarning",
     "ignore:.*does not have many workers",
+    "ignore:Hugging Face trainer states, trainer",  # of a page that shows it
     "ignore:run 'seed-0'. the rows of steps",  # of a page about uneven rows
     "ignore:unclosed file:ResourceWarning",  # of a run that a page leaves as a crash would
     "ignore:.*metrics.0000.jsonl:pytest.PytestUnraisableExceptionWarning",
