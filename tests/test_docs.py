@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/*.md"))
@@ -30,6 +31,15 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.fixture
+def one_thread():
+    """Small networks train faster on one thread, and much faster where other work goes on."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.filterwarnings(
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",  # in Lightning
     "ignore:Checkpoint directory .* exists and is not empty:UserWarning",
@@ -50,7 +60,7 @@ def test_links_lead_somewhere(page):
         for page in PAGES
     ],
 )
-def test_the_code_runs_as_written(page, tmp_path, monkeypatch):
+def test_the_code_runs_as_written(page, tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
     for block in blocks(page):
