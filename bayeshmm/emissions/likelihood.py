@@ -45,6 +45,11 @@ class Moments(NamedTuple):
     rounding: Tensor
     first: Tensor | None = None
 
+    def weighted(self, weight: float) -> Moments:
+        """Those of every run counted `weight` times; `first`, of each run, stays."""
+        products, counts, rounding = (weight * part for part in self[:3])
+        return Moments(products, counts, rounding, self.first)
+
 
 class Completion(NamedTuple):
     """Rows with missing responses, given a state: what is known of them.

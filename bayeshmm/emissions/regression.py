@@ -143,11 +143,18 @@ class RegressionPrior:
             parts.append(contrasts.expand(*contrasts.shape[:-2], D, D - 1))
         return torch.where(self.layout.active, torch.cat(parts, -1), 1.0)
 
-    def posterior(self, moments: Moments, precisions: Precisions) -> NormalInverseGamma:
-        """Conjugate posterior of every equation and state, given the hyper-parameters."""
+    def posterior(
+        self, moments: Moments, precisions: Precisions, weight: float = 1.0
+    ) -> NormalInverseGamma:
+        """Conjugate posterior of every equation and state, given the hyper-parameters.
+
+        Every run counts `weight` times, each time with an effect of its own.
+        """
         centres = variance = None
         if moments.first is not None:
             moments, centres, variance = eliminated(moments, precisions.groups[..., -1])
+        if weight != 1.0:
+            moments = moments.weighted(weight)
         scales = precisions.scales
         if moments.products.shape[-3] < self.layout.metrics:
             past = precisions.groups[..., self.layout.group_index[0]]
@@ -169,8 +176,11 @@ class RegressionPrior:
         regressors = joint[..., None, :R] * self.layout.active
         return RunMeans(regressors, joint[..., -D:], variance.expand(*variance.shape[:-1], D))
 
-    def posterior_shrinkage(self, law: Law) -> Shrinkage:
-        """Conjugate law of the hyper-parameters given `law` (values or expectations)."""
+    def posterior_shrinkage(self, law: Law, weight: float = 1.0) -> Shrinkage:
+        """Conjugate law of the hyper-parameters given `law` (values or expectations).
+
+        The effects of every run count `weight` times.
+        """
         P = self.layout.past
         square = law.precision[..., None] * law.coefficients.square()
         if law.covariance is not None:
@@ -182,10 +192,10 @@ class RegressionPrior:
             effects = law.precision * law.effects.mean.square()
             if law.effects.spread is not None:
                 effects = effects + law.effects.spread.variance
-            groups[..., -1] += effects.sum((-3, -2, -1))[..., None]
+            groups[..., -1] += weight * effects.sum((-3, -2, -1))[..., None]
             sizes = sizes + torch.nn.functional.one_hot(
                 torch.tensor(len(sizes) - 1), len(sizes)
-            ) * math.prod(effects.shape[-3:])
+            ) * (weight * math.prod(effects.shape[-3:]))
         scales = law.precision.sum(-2)
         if self.layout.full:
             scales = scales + torch.nn.functional.pad(square[..., P:].sum(-2), (0, 1))
@@ -205,7 +215,9 @@ class RegressionPrior:
             self.layout.metrics - 1.0 if self.layout.full else 0.0
         )
 
-    def divergence(self, posterior: NormalInverseGamma, shrinkage: Shrinkage) -> Tensor:
+    def divergence(
+        self, posterior: NormalInverseGamma, shrinkage: Shrinkage, weight: float = 1.0
+    ) -> Tensor:
         """Kullback-Leibler divergence of the posterior from the prior, hyper-parameters too.
 
         Parameters
@@ -215,6 +227,8 @@ class RegressionPrior:
         shrinkage
             What `posterior_shrinkage` makes of it: expectations of the hyper-parameters then
             cancel, and the ratios of their normalisers remain.
+        weight
+            How many times the effects of every run count.
 
         Returns
         -------
@@ -232,7 +246,7 @@ class RegressionPrior:
         if posterior.runs is not None:
             variance = posterior.runs.variance
             effects = 0.5 * (variance.log() + 1.0).sum(-3, keepdim=True)
-            equations = equations - effects
+            equations = equations - weight * effects
         groups, scales = (
             (shape * rate.log() - torch.lgamma(shape)).sum(-1)
             for shape, rate in (shrinkage[:2], shrinkage[2:])

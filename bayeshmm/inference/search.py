@@ -157,8 +157,13 @@ def first_visit_order(fit: VariationalFit, data: Encoded) -> Tensor:
 
 
 @one_thread()
-def refine(prior: Prior, data: Encoded, states: Tensor, sweeps: int = 60) -> VariationalFit:
-    """Converge from given state probabilities (N, T, K): a warm start, labels kept."""
-    ascent = CoordinateAscent(prior, data, states[None])
+def refine(
+    prior: Prior, data: Encoded, states: Tensor, sweeps: int = 60, weight: float = 1.0
+) -> VariationalFit:
+    """Converge from given state probabilities (N, T, K): a warm start, labels kept.
+
+    See `CoordinateAscent` for `weight`.
+    """
+    ascent = CoordinateAscent(prior, data, states[None], weight)
     ascent.run(sweeps, TOLERANCE)
     return ascent.fit(0)

@@ -155,19 +155,21 @@ class CoordinateAscent:
         The runs.
     states
         Starting probabilities of the states, (B, N, T, K).
+    weight
+        How many times every run counts: below 1, the likelihood is tempered.
     """
 
-    def __init__(self, prior: Prior, data: Encoded, states: Tensor) -> None:
+    def __init__(self, prior: Prior, data: Encoded, states: Tensor, weight: float = 1.0) -> None:
         self.prior = prior
+        self.weight = weight
         self.data = data
         self.design = data.design
         self.entry = fit_entry(prior.entry, data.entry)
         batch = (states.shape[0], 1)
         shrinkage = prior.regression.shrinkage(batch)
         ones = Shrinkage(*(torch.ones_like(part) for part in shrinkage))
-        law = prior.regression.posterior(
-            moments(self.design, states, _blank(self.design, states)), ones.expected
-        )
+        start = moments(self.design, states, _blank(self.design, states))
+        law = prior.regression.posterior(start, ones.expected, weight)
         hyper = prior.transition.start(batch)
         tail = None if prior.tail is None else prior.tail.law(batch)
         chain = prior.transition.prior_law(hyper)
@@ -181,21 +183,22 @@ class CoordinateAscent:
         """Update everything once; returns the bound of every start, (B,)."""
         self.sweeps += 1
         prior, last, tail = self.prior, self.expectation, self.parameters.tail
-        law = prior.regression.posterior(
-            moments(self.design, last.states, last.hidden), self.parameters.shrinkage.expected
-        )
+        weight, seen = self.weight, moments(self.design, last.states, last.hidden)
+        law = prior.regression.posterior(seen, self.parameters.shrinkage.expected, weight)
         expected = law.law
-        shrinkage = prior.regression.posterior_shrinkage(expected)
-        chain, hyper = prior.transition.update(self.parameters.hyper, last.counts)
+        shrinkage = prior.regression.posterior_shrinkage(expected, weight)
+        counts = Counts(*(weight * part for part in last.counts))
+        chain, hyper = prior.transition.update(self.parameters.hyper, counts)
         if prior.tail is not None:
-            tail = prior.tail.updated(*weight_moments(self.design, last.states, last.hidden))
+            rows = weight_moments(self.design, last.states, last.hidden)
+            tail = prior.tail.updated(*(weight * part for part in rows))
         self.parameters = Parameters(law, shrinkage, chain, hyper, tail)
         self.expectation = self._expectation(expected)
-        divergence = prior.regression.divergence(law, shrinkage)
+        divergence = prior.regression.divergence(law, shrinkage, weight)
         divergence = divergence + prior.transition.divergence(chain, hyper)
         if prior.tail is not None and tail is not None:
             divergence = divergence + prior.tail.divergence(tail)
-        self.bound = self.expectation.log_normaliser.sum(-1) - divergence[:, 0]
+        self.bound = weight * self.expectation.log_normaliser.sum(-1) - divergence[:, 0]
         if self.entry is not None:
             self.bound = self.bound + self.entry.bound
         return self.bound

@@ -45,6 +45,24 @@ def test_starts_of_a_batch_do_not_see_each_other(family, missing):
         assert bound.item() == pytest.approx(bounds[b].item(), abs=1e-8)
 
 
+@pytest.mark.parametrize("family", variants(("full",)), ids=name)
+def test_a_weight_of_two_is_every_run_twice(family):
+    """The likelihood to the power of two: bound, parameters and states, run effects included."""
+    values, lengths = random_values(runs=3, rows=20, missing=0.2, seed=2), [20, 20, 12]
+    prior, data = problem(family, 2, values, lengths)
+    _, both = problem(family, 2, np.concatenate([values, values]), 2 * lengths)
+    start = starting_states(data.design, 2, 1, 0)
+    weighted = CoordinateAscent(prior, data, start, weight=2.0)
+    doubled = CoordinateAscent(prior, both, torch.cat([start, start], 1))
+    for _ in range(6):
+        bounds = weighted.sweep(), doubled.sweep()
+    assert bounds[0].item() == pytest.approx(bounds[1].item(), abs=1e-8)
+    torch.testing.assert_close(weighted.expectation.states, doubled.expectation.states[:, :3])
+    torch.testing.assert_close(
+        weighted.parameters.regression.mean, doubled.parameters.regression.mean
+    )
+
+
 def test_entry_law_bound_never_falls_and_counts_in_the_whole():
     values = random_values(runs=6, rows=30)
     frame = [
