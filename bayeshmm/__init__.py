@@ -7,8 +7,10 @@
 >>> posterior.entry_times(level=0.9)                        # doctest: +SKIP
 """
 
-from bayeshmm import messages, plots
+from bayeshmm import hu2023, messages, plots
+from bayeshmm.aligned import align, alignment_table
 from bayeshmm.alignment import agreement, match_states
+from bayeshmm.checks import Check
 from bayeshmm.comparison import Comparison, ComparisonWarning, compare
 from bayeshmm.diagnostics import ConvergenceWarning
 from bayeshmm.distributions import HiddenMarkov
@@ -38,6 +40,7 @@ __all__ = [
     "VI",
     "ApproximationWarning",
     "Autoregressive",
+    "Check",
     "Comparison",
     "ComparisonWarning",
     "ConvergenceWarning",
@@ -59,9 +62,12 @@ __all__ = [
     "SpacingWarning",
     "StickyHDP",
     "agreement",
+    "align",
+    "alignment_table",
     "audit",
     "compare",
     "fit",
+    "hu2023",
     "load",
     "match_states",
     "messages",

@@ -7,9 +7,14 @@ constraint on a coordinate, which "fails in general" (Stephens, 2000, JRSS B 62)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
+
+SAME = 0.5
+"""Share of the rows of one of two states that the other must claim too if they are one phase."""
 
 
 def overlap(reference: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
@@ -69,6 +74,55 @@ def match_states(reference: ArrayLike, other: ArrayLike) -> NDArray[np.int64]:
     return match
 
 
+def phase_numbers(
+    states: Sequence[int], shared: Callable[[int, int], ArrayLike], reference: int = 0
+) -> list[NDArray[np.int64]]:
+    """Number the states of several fits so that a phase has one number in all of them.
+
+    From the reference outwards by number of states, each fit is matched to the phases known so
+    far, each as the fit nearest in number of states has it: of two states that a phase splits into,
+    the one that has more of its rows is the phase. Two states are no match unless one of them has
+    at least half (`SAME`) of its rows, and at least one row, in common with the other.
+
+    Parameters
+    ----------
+    states : sequence of int
+        Number of states of each fit.
+    shared : callable
+        ``shared(i, j)`` is the `overlap` of the states of fits i and j, in rows,
+        (``states[i]``, ``states[j]``).
+    reference : int
+        The fit whose states have the numbers 0, 1, ...
+
+    Returns
+    -------
+    list of ndarray of int
+        The phase that each state of each fit is; what is no phase of the fits matched before it has
+        the next number.
+    """
+    known = {reference: np.arange(states[reference])}
+    phases = states[reference]
+
+    def distance(one: int, other: int) -> int:
+        return abs(states[one] - states[other])
+
+    for i in sorted(range(len(states)), key=lambda i: distance(i, reference)):
+        if i in known:
+            continue
+        rows: dict[int, NDArray[np.float64]] = {}
+        for j in sorted(known, key=lambda j: distance(i, j)):  # dictionaries keep the first first
+            if len(rows) < phases:
+                rows = dict(zip(known[j].tolist(), _kindred(shared(j, i)), strict=True)) | rows
+        table = np.stack([rows[phase] for phase in range(phases)])
+        place, matched = linear_sum_assignment(table, maximize=True)
+        number = np.full(states[i], -1)
+        number[matched] = np.where(table[place, matched] > 0, place, -1)
+        new = np.flatnonzero(number < 0)
+        number[new] = phases + np.arange(len(new))
+        known[i], phases = number, phases + len(new)
+    return [known[i] for i in range(len(states))]
+
+
 def agreement(reference: ArrayLike, other: ArrayLike) -> float:
     """Share of rows whose most probable states agree, after the best matching of the states.
 
@@ -93,7 +147,7 @@ def agreement(reference: ArrayLike, other: ArrayLike) -> float:
     ValueError
         If the fits cover different rows, or have no row in common.
     """
-    shared = overlap(_one_hot(reference), _one_hot(other))
+    shared = overlap(most_probable(reference), most_probable(other))
     if not shared.any():
         raise ValueError("no row has state probabilities in both fits")
     matched = shared[linear_sum_assignment(shared, maximize=True)]
@@ -129,14 +183,31 @@ def display_order(paths: ArrayLike, states: int | None = None) -> NDArray[np.int
     return np.argsort(first_visit, kind="stable")
 
 
+def most_probable(probabilities: ArrayLike) -> NDArray[np.float64]:
+    """Most probable state of every row, the lowest of ties, as zeros and ones; padding is 0.
+
+    Parameters
+    ----------
+    probabilities : array_like, (..., K)
+        State probabilities; NaN or 0 on padding.
+
+    Returns
+    -------
+    ndarray, (..., K)
+    """
+    values = np.nan_to_num(np.asarray(probabilities, dtype=np.float64))
+    hard = np.eye(values.shape[-1])[values.argmax(axis=-1)]
+    return hard * values.any(axis=-1, keepdims=True)
+
+
+def _kindred(shared: ArrayLike) -> NDArray[np.float64]:
+    """Shared rows of the pairs of states that may be one phase, 0 of all others."""
+    rows = np.asarray(shared, dtype=np.float64)
+    least = SAME * np.minimum(rows.sum(1)[:, None], rows.sum(0))
+    return np.where(rows >= np.maximum(least, 1.0), rows, 0.0)
+
+
 def _rows(probabilities: ArrayLike) -> NDArray[np.float64]:
     """Flatten all but the states; padding becomes 0."""
     values = np.nan_to_num(np.asarray(probabilities, dtype=np.float64))
     return values.reshape(-1, values.shape[-1])
-
-
-def _one_hot(probabilities: ArrayLike) -> NDArray[np.float64]:
-    """Most probable state of every row as one-hot rows; padding stays 0."""
-    values = np.nan_to_num(np.asarray(probabilities, dtype=np.float64))
-    hard = np.eye(values.shape[-1])[values.argmax(axis=-1)]
-    return hard * values.any(axis=-1, keepdims=True)

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from bayeshmm import plots
-from bayeshmm.comparison import Comparison, compare
+from bayeshmm.comparison import Comparison, ComparisonWarning, compare
 from bayeshmm.events import Event, containing_phase, leading_boundary
 from bayeshmm.fitting import fit
 from bayeshmm.metric_checks import MetricWarning, dependent_metrics, saturated_metrics
@@ -96,7 +96,8 @@ def analyze(
     if not seen:
         raise ValueError(f"a fit blind to {list(blind_to)} would see no metric: leave it some.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MetricWarning)  # what it would say is in the report
+        for told in (MetricWarning, ComparisonWarning):  # what they would say is in the report
+            warnings.simplefilter("ignore", told)
         comparison = compare(runs, states, FAMILIES, jobs=jobs, seed=seed, progress=progress)
         posterior = comparison.best
         containing = blind = boundary = None
@@ -150,6 +151,7 @@ def summary(analysis: Analysis) -> str:
         for name in saturated_metrics(posterior.runs)
     ]
     lines.append(f"{states} phases ({emission}; {comparison.reason})")
+    lines += [f"  {remark}" for remark in comparison.remarks]
     if analysis.event is not None and analysis.containing is not None:
         lines += _event_lines(posterior, analysis.event, analysis.containing)
     else:

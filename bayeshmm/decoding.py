@@ -102,7 +102,7 @@ def _in_batches(
     posterior: Posterior, runs: Runs, function: Callable[..., Tensor], joined: bool
 ) -> list[Tensor]:
     """Apply a function of `messages` to batches of parameter draws."""
-    data, law, chain = _parameters(posterior, runs, joined)
+    data, law, chain = parameters(posterior, runs, joined)
     dwell, results = posterior.minimum_dwell, []
     for first in range(0, len(chain.initial), DRAWS_AT_ONCE):
         some = slice(first, first + DRAWS_AT_ONCE)
@@ -113,7 +113,7 @@ def _in_batches(
     return results
 
 
-def _parameters(
+def parameters(
     posterior: Posterior, runs: Runs, joined: bool
 ) -> tuple[Encoded | OwnRows, Law | Sites, Chain]:
     """`runs` in the units of the fit, and draws of the parameters that rule them.

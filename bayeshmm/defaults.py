@@ -54,5 +54,11 @@ RESTARTS = 16
 DRAWS = 1000
 """Posterior draws."""
 
-TOLERANCE = 0.5
-"""Nats per row of held-out runs that a further phase must be worth."""
+PRICE_SHARE = 0.05
+"""Share of what all phases are worth together that a further one must be worth, see `compare`."""
+
+PRICE_PER_METRIC = 0.01
+"""Nats per row of held-out runs, and metric, that a further phase must be worth at least."""
+
+TIE_PER_METRIC = 0.0075
+"""Nats per row of held-out runs, and metric, by which families differ that predict alike."""

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from bayeshmm.conditions import condition_index
 from bayeshmm.inference_data import expected_dwell
-from bayeshmm.visits import check_paths, first_entries
+from bayeshmm.phases.population import normal_over_seeds, share_of_seeds
+from bayeshmm.phases.visits import check_paths, first_entries
 
 if TYPE_CHECKING:
     from bayeshmm.posterior import Posterior
@@ -38,12 +39,30 @@ UNITS = {
 
 
 def condition_differences(posterior: Posterior, level: float = 0.9) -> pd.DataFrame:
-    """Every difference between two conditions; see `Posterior.condition_differences`.
+    """How conditions differ: the posterior of every difference between two of them.
+
+    Returns
+    -------
+    DataFrame
+        A row per ``quantity, first`` and ``second`` condition, and ``place``: ``median, lower,
+        upper`` of the second's value less the first's, and ``positive``, the probability that
+        it is above 0. The quantities (units are in ``attrs["units"]``) are
+
+        * ``transition``: probability of the change at a base step past the minimum dwell;
+        * ``dwell``: expected length of a visit to the phase, in training steps;
+        * ``entry``: mean step of the first entry into the phase, of runs that enter it;
+        * ``entered``: probability that a run ever enters the phase;
+        * ``used``: probability that a run ever makes the change.
+
+        The last three speak of all runs that the condition might have had, so that the
+        variation from seed to seed is in their intervals, beside that of the paths: a mean has
+        its t law given the runs' steps, a probability its Beta law with Jeffreys' prior. Rows
+        are NaN where most draws have fewer than two runs of a condition that enter.
 
     Raises
     ------
     ValueError
-        If the runs of the fit all share their transitions, or `level` is not within (0, 1).
+        If the fit has no conditions: it takes ``transition=Grouped(by=...)``.
     """
     calendar = posterior.encoding.calendar
     if calendar.by is None:
@@ -96,36 +115,12 @@ def _quantities(
     entry, used = first_entries(paths, posterior.runs.steps, K)
     rng = np.random.default_rng(posterior.seed)
     groups = [index == g for g in range(conditions)]
-    means = np.stack([_population_mean(entry[:, runs], rng) for runs in groups], 1)
+    means = np.stack([normal_over_seeds(entry[:, runs], rng)[0] for runs in groups], 1)
     yield "entry", list(names), means
     entered = ~np.isnan(entry)
-    shares = np.stack([_population_share(entered[:, runs], rng) for runs in groups], 1)
+    shares = np.stack([share_of_seeds(entered[:, runs], rng) for runs in groups], 1)
     yield "entered", list(names), shares
     used = used[..., source, target]
     if len(some := np.flatnonzero(used.any(axis=(0, 1)))):
-        shares = np.stack([_population_share(used[:, runs][..., some], rng) for runs in groups], 1)
+        shares = np.stack([share_of_seeds(used[:, runs][..., some], rng) for runs in groups], 1)
         yield "used", [arrows[i] for i in some], shares
-
-
-def _population_share(happens: NDArray[np.bool_], rng: np.random.Generator) -> Array:
-    """Draws of the share of all runs in which it happens, of (S, runs, M): (S, M).
-
-    Runs are exchangeable, and the prior is Jeffreys': Beta(1/2, 1/2).
-    """
-    count = happens.sum(axis=1)
-    return rng.beta(0.5 + count, 0.5 + happens.shape[1] - count)
-
-
-def _population_mean(values: Array, rng: np.random.Generator) -> Array:
-    """Draws of the mean over all runs that have a value, of (S, runs, M): (S, M).
-
-    Runs are normal around it with the flat prior of mean and log variance; NaN where fewer than
-    two have a value, from which nothing is known of their spread.
-    """
-    known = ~np.isnan(values)
-    count = known.sum(axis=1)
-    mean = np.where(known, values, 0.0).sum(axis=1) / np.maximum(count, 1)
-    square = np.where(known, (values - mean[:, None]) ** 2, 0.0).sum(axis=1)
-    freedom = np.maximum(count - 1, 1)
-    error = np.sqrt(square / (freedom * np.maximum(count, 1)))
-    return np.where(count > 1, mean + error * rng.standard_t(freedom), np.nan)

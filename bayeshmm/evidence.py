@@ -89,23 +89,28 @@ class Evidence:
 
 @one_thread()
 def evidence(posterior: Posterior) -> Evidence:
-    """Estimate the evidence of a fitted model.
+    """Log evidence (marginal likelihood) of the model, by bridge sampling from the draws.
 
-    Parameters
-    ----------
-    posterior
-        Its draws must be exact: of Gibbs sampling, NUTS, or variational inference whose k-hat is
-        good.
+    It rewards the family that predicts all rows of these runs best, priors included, and
+    prefers more phases than held-out runs do where the family is not quite right: choose by
+    `bayeshmm.compare`.
+
+    Returns
+    -------
+    Evidence
+        ``log_evidence`` of one labelling of the phases, with its Monte-Carlo ``error``, the
+        ``label_term`` (log K! where labels mean nothing) and ``k_hat``.
 
     Raises
     ------
     ValueError
-        If there are fewer than 100 draws, or k-hat calls them poor.
+        With fewer than 100 draws, or draws of a variational approximation that k-hat calls
+        poor.
 
     Warns
     -----
     EvidenceWarning
-        If the Monte-Carlo error is above 0.3 nats.
+        Where the error is above 0.3 nats; the message names the remedy.
     """
     if len(posterior.paths) < FEWEST_DRAWS:
         raise ValueError(
@@ -145,7 +150,7 @@ def evidence(posterior: Posterior) -> Evidence:
             "draws (draws=), fewer states, or a family without run effects, and compare models by "
             "the density of held-out runs (bayeshmm.compare).",
             EvidenceWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     return result
 

@@ -31,8 +31,8 @@ from bayeshmm.emissions.regression import RegressionPrior, Shrinkage
 from bayeshmm.emissions.tails import StudentT
 from bayeshmm.inference.importance import RELIABLE, smoothed
 from bayeshmm.inference_data import emission_parameters
+from bayeshmm.phases.visits import first_entries
 from bayeshmm.transitions.rows import ExitRows
-from bayeshmm.visits import first_entries
 
 if TYPE_CHECKING:
     from bayeshmm.hmm import Prior
@@ -66,8 +66,56 @@ class Answers(NamedTuple):
     names: list[str]
 
 
-def prior_sensitivity(posterior: Posterior, factor: float) -> pd.DataFrame:
-    """How far the answers move: see `Posterior.sensitivity`."""
+def sensitivity(posterior: Posterior, factor: float = 2.0) -> pd.DataFrame:
+    """How far the answers move when each prior is narrowed or widened.
+
+    The draws are weighed by the ratio of the changed to the present prior; nothing is fitted
+    again. `factor` is what a changed prior does to
+
+    ==================  ===================================================  ================
+    part                what is multiplied where it is widened               hyper-prior
+    ==================  ===================================================  ================
+    ``shrinkage``       coefficients, in units of the noise                  rate * factor^2
+    ``run_effects``     run effects, in units of the noise                   rate * factor^2
+    ``scale``           the noise of every metric                            rate / factor^2
+    ``noise_shape``     how unlike phases may be in their noise (about so)   shape / factor
+    ``degrees``         degrees of freedom of Student-t noise                rate / factor
+    ``expected_dwell``  rows that a phase is expected to last past its       of `Dirichlet`
+                        minimum dwell
+    ==================  ===================================================  ================
+
+    Parameters
+    ----------
+    factor
+        Above 1; narrowing divides by it.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by (part, change), parts that the model does not have left out:
+
+        * ``prior``: what the changed prior is, as written in `Hyperpriors` or `Dirichlet`;
+        * ``k_hat``: above 0.7 the row is not to be believed;
+        * the largest shifts of posterior means, in the units in ``attrs["units"]``:
+          ``entry_time`` (when a run first enters a phase, training steps; of entries more
+          probable than not), ``entry_probability`` (that it ever does), ``occupancy`` (a
+          phase's share of rows), ``transition`` (a transition probability), ``dwell`` and
+          ``noise`` (relative: 0.1 is ten per cent; of the expected dwell past the minimum, and
+          of a metric's noise in a phase);
+        * ``in_sd``: the largest of all these in its posterior standard deviation, that of
+          ``most_moved``; ``error_in_sd`` is the Monte-Carlo error of one shift: a shift that is
+          not several times larger may be no more than that.
+
+    Raises
+    ------
+    ValueError
+        If the emission is a user's own.
+
+    Warns
+    -----
+    SensitivityWarning
+        Where ``k_hat`` is above 0.7: fit again with that prior and compare.
+    """
     if not 1.0 < factor < math.inf:
         raise ValueError(f"factor={factor} must be a number above 1: 2 doubles and halves.")
     prior, draws = posterior.variational.prior, len(posterior.paths)
@@ -103,7 +151,7 @@ def prior_sensitivity(posterior: Posterior, factor: float) -> pd.DataFrame:
             "as in Gaussian(hyperpriors=Hyperpriors(...)) or Dirichlet(expected_dwell=...), and "
             "compare the answers; or ask about a smaller change (factor=).",
             SensitivityWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
     return table
 

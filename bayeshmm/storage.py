@@ -96,6 +96,7 @@ def save(posterior: Posterior, path: str | Path) -> None:
         "inference": posterior.inference,
         "seed": posterior.seed,
         "state_names": posterior.state_names,
+        "palette": posterior.palette,
         "names": posterior.runs.names,
         "metrics": posterior.runs.metrics,
         "columns": posterior.runs.columns,
@@ -223,6 +224,7 @@ def load(path: str | Path, emission: Emission | None = None) -> Posterior:
         ),
         seed=header["seed"],
         state_names=tuple(header["state_names"]),
+        palette=tuple(header.get("palette", ())),  # files from before it have the first colours
         losses=arrays["losses"],
     )
 

@@ -79,7 +79,12 @@ def training_map(
     ]
     occupancy = state_occupancy(posterior.paths, range(K), level).to_dict("records")
     nodes = [
-        _Node(k, names[k], f"{occupancy[k]['rows']:.0%} of rows", _count(occupancy[k]["runs"]))
+        _Node(
+            posterior.palette[k],
+            names[k],
+            f"{occupancy[k]['rows']:.0%} of rows",
+            _count(occupancy[k]["runs"]),
+        )
         for k in order
     ]
     caption = (
@@ -109,7 +114,7 @@ def training_map(
 
 
 class _Node(NamedTuple):
-    state: int
+    state: int  # number of its colour
     name: str
     rows: str
     runs: str
@@ -190,8 +195,7 @@ class _Layout:
         )
 
     def _draw_node(self, ax: Axes, x: float, node: _Node, scale: float) -> None:
-        K = node.state + 1
-        colour, hatch = phase_colours(K)[-1], phase_hatches(K)[-1]
+        (colour,), (hatch,) = phase_colours([node.state]), phase_hatches([node.state])
         box = FancyBboxPatch(
             *((x - self.node_width / 2, -_NODE_TOP), self.node_width, 2 * _NODE_TOP),
             boxstyle="round,pad=0,rounding_size=6",

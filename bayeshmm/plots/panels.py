@@ -88,7 +88,7 @@ def phases(
     for n, (name, panels) in enumerate(zip(names, grid, strict=True)):
         rows = slice(runs.lengths[n])
         likely = changes[(changes["run"] == name) & (changes["probability"] > 0.5)]
-        view = _Run(runs.steps[n, rows], smoothed[n, rows], likely)
+        view = _Run(runs.steps[n, rows], smoothed[n, rows], likely, posterior.palette)
         lines: list[Line2D] = []
         for panel, (scale, members) in zip(panels, scales.items(), strict=True):
             values = {m: runs.column(m)[n, rows] for m in members}
@@ -105,7 +105,7 @@ def phases(
         bottom.set_xlabel("training steps")
 
     change = Patch(color=INK, alpha=0.35, lw=0, label=f"change, {level:.0%} interval")
-    patches = [*phase_patches(state_names), change]
+    patches = [*phase_patches(state_names, posterior.palette), change]
     if ax is None:
         columns = min(len(patches), 5)
         grid[0, 0].figure.legend(
@@ -124,13 +124,14 @@ class _Run(NamedTuple):
     steps: NDArray[np.int64]  # (T,)
     probabilities: NDArray[np.float64]  # (T, K)
     changes: pd.DataFrame  # rows of `transition_times` that are more probable than not
+    palette: tuple[int, ...]
 
 
 def _draw_metrics(
     panel: Axes, run: _Run, scale: str, values: dict[str, NDArray[np.float64]], start: int
 ) -> list[Line2D]:
     """Lines in the colours of the phases; returns the legend handles of the metrics."""
-    colours = phase_colours(run.probabilities.shape[1])
+    colours = phase_colours(run.palette)
     handles = []
     for style, (metric, column) in zip(
         _LINE_STYLES[start:] * len(values), values.items(), strict=False
@@ -163,7 +164,7 @@ def _between_decades(panel: Axes, y: float) -> str:
 
 def _draw_phases(panel: Axes, run: _Run, state_names: Sequence[str]) -> None:
     """Background of the most probable phases, and the interval of every change."""
-    colours = phase_colours(len(state_names))
+    colours = phase_colours(run.palette)
     ends = np.append(run.steps[1:], run.steps[-1])
     for k, first, last in _segments(run.probabilities.argmax(axis=1)):
         panel.axvspan(run.steps[first], ends[last], color=colours[k], alpha=0.13, lw=0, zorder=0)
@@ -177,10 +178,10 @@ def _draw_strip(panel: Axes, run: _Run) -> None:
     """Stacked probabilities between the panel and its axis, which moves down to make room."""
     height = _STRIP_INCHES / (panel.get_window_extent().height / panel.figure.dpi)
     strip = panel.inset_axes((0, -1.2 * height, 1, height), sharex=panel)
-    K = run.probabilities.shape[1]
+    colours = phase_colours(run.palette)
     for area, hatch in zip(
-        strip.stackplot(run.steps, run.probabilities.T, colors=phase_colours(K), step="post", lw=0),
-        phase_hatches(K),
+        strip.stackplot(run.steps, run.probabilities.T, colors=colours, step="post", lw=0),
+        phase_hatches(run.palette),
         strict=True,
     ):
         area.set_hatch(hatch)

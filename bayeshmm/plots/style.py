@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from matplotlib.patches import Patch
 
@@ -17,23 +17,29 @@ MUTED = "#6B6B6B"  # text that steps back, still legible
 FAINT = "#9A9A9A"  # lines
 
 
-def phase_colours(K: int) -> list[str]:
-    """Colours of the first K phases; phase k has the same one for every K.
+def phase_colours(palette: int | Iterable[int]) -> list[str]:
+    """Colours of the phases with these numbers, `Posterior.palette`; an int K: of the first K.
 
     Colour-blind-safe up to 12 phases; from there on colours repeat, told apart by `phase_hatches`.
     """
-    return [_PALETTE[k % len(_PALETTE)] for k in range(K)]
+    return [_PALETTE[k % len(_PALETTE)] for k in _numbers(palette)]
 
 
-def phase_hatches(K: int) -> list[str]:
-    """Hatches of the first K phases: none for the first 12, then one for each time round."""
-    return ["/" * 3 * (k // len(_PALETTE)) for k in range(K)]
+def phase_hatches(palette: int | Iterable[int]) -> list[str]:
+    """Hatches of these phases: none for the first 12 numbers, then one for each time round."""
+    return ["/" * 3 * (k // len(_PALETTE)) for k in _numbers(palette)]
 
 
-def phase_patches(names: Sequence[str]) -> list[Patch]:
-    """Legend handles of the phases."""
-    K = len(names)
+def phase_patches(names: Sequence[str], palette: Iterable[int] | None = None) -> list[Patch]:
+    """Legend handles of the phases; default: of the first ones."""
+    numbers = list(_numbers(len(names) if palette is None else palette))
     return [
         Patch(facecolor=colour, hatch=hatch, edgecolor="white", linewidth=0, label=name)
-        for colour, hatch, name in zip(phase_colours(K), phase_hatches(K), names, strict=True)
+        for colour, hatch, name in zip(
+            phase_colours(numbers), phase_hatches(numbers), names, strict=True
+        )
     ]
+
+
+def _numbers(palette: int | Iterable[int]) -> Iterable[int]:
+    return range(palette) if isinstance(palette, int) else palette

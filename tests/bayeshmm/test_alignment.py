@@ -3,7 +3,14 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from bayeshmm.alignment import agreement, display_order, match_states, overlap
+from bayeshmm.alignment import (
+    agreement,
+    display_order,
+    match_states,
+    most_probable,
+    overlap,
+    phase_numbers,
+)
 
 
 def one_hot(path, K):
@@ -106,3 +113,48 @@ def test_unvisited_states_come_last_in_the_order_of_their_labels():
     paths = np.array([[[4, 4, 2]]])
     np.testing.assert_array_equal(display_order(paths), [4, 2, 0, 1, 3])
     np.testing.assert_array_equal(display_order(paths, states=6), [4, 2, 0, 1, 3, 5])
+
+
+def numbers(*paths, reference=0):
+    """Phases of fits given by their paths, strings of digits."""
+    fits = [one_hot([int(state) for state in path], 1 + int(max(path))) for path in paths]
+    states = [fit.shape[-1] for fit in fits]
+    found = phase_numbers(states, lambda i, j: overlap(fits[i], fits[j]), reference)
+    return [number.tolist() for number in found]
+
+
+class TestPhaseNumbers:
+    def test_a_relabelling_is_undone(self):
+        assert numbers("0011122", "2200011") == [[0, 1, 2], [1, 2, 0]]
+        assert numbers("0011122", "2200011", reference=1) == [[2, 0, 1], [0, 1, 2]]
+
+    def test_the_larger_part_of_a_split_keeps_the_number(self):
+        assert numbers("0000011111", "0011122222") == [[0, 1], [2, 0, 1]]
+
+    def test_of_a_merger_the_larger_part_lives_on(self):
+        assert numbers("0001111222", "0000000111") == [[0, 1, 2], [1, 2]]
+
+    def test_what_shares_less_than_half_its_rows_with_anything_is_new(self):
+        assert numbers("000111222", "012012012") == [[0, 1, 2], [3, 4, 5]]
+        assert numbers("00000001111111", "00001111112222") == [[0, 1], [0, 2, 1]]
+
+    def test_numbers_go_from_fit_to_fit(self):
+        """What comes off at three states is, in the end, the largest part of the first phase."""
+        two, three, four = "00000000001111", "00000011112222", "00011122223333"
+        assert numbers(two, three, four) == [[0, 1], [0, 2, 1], [0, 3, 2, 1]]
+        assert numbers(two, four) == [[0, 1], [2, 3, 0, 1]]
+
+    def test_a_phase_that_was_gone_comes_back(self):
+        three, two, four = "000111222", "000000111", "000112333"
+        found = numbers(three, two, three, four, reference=1)
+        assert found == [[0, 2, 1], [0, 1], [0, 2, 1], [0, 2, 3, 1]]
+
+    def test_states_without_rows_are_no_match(self):
+        nothing = one_hot([0, 0, 1, 1], 3)
+        found = phase_numbers([3, 3], lambda i, j: overlap(nothing, nothing))
+        assert [number.tolist() for number in found] == [[0, 1, 2], [0, 1, 3]]
+
+
+def test_most_probable_state_of_each_row():
+    probabilities = [[0.4, 0.6], [0.5, 0.5], [np.nan, np.nan], [0.0, 0.0]]
+    assert most_probable(probabilities).tolist() == [[0, 1], [1, 0], [0, 0], [0, 0]]

@@ -28,6 +28,7 @@ class FakePosterior:
 
     def __init__(self, runs, paths, state_names):
         self.runs, self.paths, self.state_names = runs, paths, tuple(state_names)
+        self.palette = tuple(range(len(self.state_names)))
 
     def smooth(self, runs):
         paths = self._paths(runs)

@@ -15,7 +15,7 @@ import bayeshmm as bh
 from bayeshmm import decoding, messages, phases
 from bayeshmm.alignment import display_order
 
-ENTRY_COLUMNS = ["run", "state", "probability", "median", "lower", "upper"]
+ENTRY_COLUMNS = ["run", "state", "probability", "median", "lower", "upper", "confirmed"]
 TRANSITION_COLUMNS = ["run", "source", "target", "occurrence", *ENTRY_COLUMNS[2:]]
 
 
@@ -67,7 +67,7 @@ class TestDescription:
         assert set(named.entry_times()["state"]) == set(named.state_names)
         old, new = posterior.transition_times(), named.transition_times()
         pd.testing.assert_frame_equal(
-            old.drop(columns=["source", "target"]), new[old.columns[[0, *range(3, 8)]]]
+            old.drop(columns=["source", "target"]), new.drop(columns=["source", "target"])
         )
         assert "grok" in repr(named)
 
@@ -122,7 +122,8 @@ class TestTables:
         assert list(table) == ENTRY_COLUMNS
         assert len(table) == 8 * 3
         paths = posterior.paths, moving.steps, moving.names, posterior.state_names
-        pd.testing.assert_frame_equal(table, phases.entry_times(*paths, 0.8))
+        expected = phases.entry_times(*paths, 0.8, posterior.minimum_dwell)
+        pd.testing.assert_frame_equal(table, expected)
         first = table[table["state"] == "phase 0"]
         assert (first[["probability", "median", "lower", "upper"]] == [1, 0, 0, 0]).all(axis=None)
 
@@ -130,7 +131,8 @@ class TestTables:
         table = posterior.transition_times(level=0.8)
         assert list(table) == TRANSITION_COLUMNS
         paths = posterior.paths, moving.steps, moving.names, posterior.state_names
-        pd.testing.assert_frame_equal(table, phases.transition_times(*paths, 0.8))
+        expected = phases.transition_times(*paths, 0.8, posterior.minimum_dwell)
+        pd.testing.assert_frame_equal(table, expected)
 
     @pytest.mark.parametrize("table", ["entry_times", "transition_times"])
     def test_a_higher_level_gives_intervals_that_contain_the_lower_ones(self, posterior, table):

@@ -6,7 +6,6 @@ import pytest
 from synthetic_runs import change_rows, phase_of_rows, tidy
 
 import bayeshmm as bh
-from bayeshmm.comparison import choose
 
 PHASES, RUNS, ROWS, METRICS = 3, 10, 160, 8
 
@@ -34,7 +33,7 @@ def compared(runs: bh.Runs, emission: bh.Gaussian, jobs: int = 1) -> bh.Comparis
 
 def chosen(comparison: bh.Comparison) -> int:
     """Number of phases of `Comparison.best`, without the draws."""
-    return choose(comparison.table, "elpd", comparison.tolerance)[1]
+    return comparison.best_key[1]
 
 
 def test_without_run_effects_levels_of_runs_become_phases():

@@ -1,6 +1,7 @@
 """Visits to states in sampled paths, and their summaries over posterior draws.
 
-The one place where paths become events: the tables of `bayeshmm.phases` are groupings of these.
+The one place where paths become events: the tables of `bayeshmm.phases`, its changes and routes are
+groupings of these.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from numpy.typing import ArrayLike, NDArray
 
 Ints = NDArray[np.int64]
 
+RARE = 0.01
+"""Probability below which an entry or an exit has no time."""
+
 
 class Visits(NamedTuple):
     """Every visit to a state in every draw of one run, sorted by draw, then row."""
 
     draw: Ints
     row: Ints
+    exit: Ints  # the first row after it, the number of rows if the run ends inside
     source: Ints  # the state before it, -1 at the start of the run
     state: Ints
+    target: Ints  # the state after it, -1 if the run ends inside
     confirmed: NDArray[np.bool_]  # enough rows are left for the minimum dwell
 
     def at(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> Visits:
@@ -30,12 +36,28 @@ class Visits(NamedTuple):
 
     def entries(self) -> Visits:
         """Keep the first one listed of every draw and state."""
-        group = self.draw * (self.state.max(initial=0) + 1) + self.state
-        return self.at(np.unique(group, return_index=True)[1])
+        return self.at(np.unique(self._group, return_index=True)[1])
+
+    def occurrences(self) -> Ints:
+        """1 for the first visit of a draw to its state, 2 for the second, ..."""
+        return _numbered(self._group)
+
+    def changes(self) -> tuple[Visits, Ints]:
+        """Keep those that a change opens, and number alike changes within each draw from 1."""
+        into = self.at(self.source >= 0)
+        return into, _numbered(into._group * (into.source.max(initial=0) + 1) + into.source)
+
+    def lengths(self, steps: NDArray[Any]) -> NDArray[Any]:
+        """Training steps that each lasts, up to the last row of the run if it ends inside."""
+        return steps[np.where(self.target < 0, self.exit - 1, self.exit)] - steps[self.row]
+
+    @property
+    def _group(self) -> Ints:
+        return self.draw * (self.state.max(initial=0) + 1) + self.state
 
 
 def visits_by_run(
-    paths: Ints, minimum_dwell: int | Sequence[int] | None = None
+    paths: NDArray[Any], minimum_dwell: int | Sequence[int] | None = None
 ) -> Iterator[Visits]:
     """Visits of one run after the other, which bounds the memory.
 
@@ -51,35 +73,46 @@ def visits_by_run(
         path = paths[:, n]
         before = np.pad(path[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
         draw, row = np.nonzero((path != before) & (path >= 0))
-        state = path[draw, row].astype(np.int64)
+        state, source = (part[draw, row].astype(np.int64) for part in (path, before))
         length = np.count_nonzero(path[0] >= 0)
+        after = np.append(row[1:], 0)  # row 0 opens the next draw
+        leave = np.where(after > 0, after, length)
+        target = np.where(after > 0, np.append(state[1:], -1), -1)
         confirmed = length - row >= dwell[state % len(dwell)]
-        yield Visits(draw, row, before[draw, row].astype(np.int64), state, confirmed)
+        yield Visits(draw, row, leave, source, state, target, confirmed)
+
+
+def _numbered(groups: Ints) -> Ints:
+    """Place of every event within its group, counted from 1."""
+    key = pd.Series(groups)
+    return np.asarray(key.groupby(key).cumcount(), dtype=np.int64) + 1
 
 
 def summary(
     groups: Ints,
     values: NDArray[np.generic],
-    confirmed: NDArray[np.bool_],
     draws: int,
     level: float,
+    **kinds: NDArray[np.bool_],
 ) -> pd.DataFrame:
     """Probability and quantiles of every group, which holds at most one value per draw.
 
     Parameters
     ----------
-    groups, values, confirmed : ndarray, (events,)
-        Group and value of every event, and whether it is confirmed.
+    groups, values : ndarray, (events,)
+        Group and value of every event.
     draws : int
-        Number of draws, of which ``probability`` and ``confirmed`` are shares.
+        Number of draws, of which ``probability`` is a share.
     level : float
         Probability inside the equal-tailed interval.
+    **kinds : ndarray of bool, (events,)
+        Which events are of a kind; the share of draws that have such a one is a column.
 
     Returns
     -------
     DataFrame
-        Indexed by group: ``probability, median, lower, upper, confirmed``. The quantiles invert the
-        empirical distribution, so they are values that occur.
+        Indexed by group: ``probability, median, lower, upper`` and the kinds. The quantiles invert
+        the empirical distribution, so they are values that occur.
     """
     order = np.lexsort((values, groups))
     groups, values = groups[order], values[order].astype(np.float64)
@@ -97,10 +130,37 @@ def summary(
             "median": quantile(0.5),
             "lower": quantile((1 - level) / 2),
             "upper": quantile((1 + level) / 2),
-            "confirmed": np.bincount(member, confirmed[order]) / draws,
+            **{kind: np.bincount(member, of[order]) / draws for kind, of in kinds.items()},
         },
         index=group,
     )
+
+
+def per_state(
+    run: Hashable,
+    state_names: Sequence[Hashable],
+    visits: Visits,
+    values: NDArray[np.generic],
+    draws: int,
+    level: float,
+) -> pd.DataFrame:
+    """Summary of one run, at most one visit per draw and state, with a row for every state.
+
+    What is rarer than `RARE` has no interval: a few draws tell a probability near 0, not a time.
+    """
+    table = summary(visits.state, values, draws, level, confirmed=visits.confirmed)
+    table.loc[table["probability"] < RARE, ["median", "lower", "upper"]] = np.nan
+    table = table.reindex(range(len(state_names))).fillna({"probability": 0.0, "confirmed": 0.0})
+    table.insert(0, "run", pd.Series(run, table.index))
+    table.insert(1, "state", list(state_names))
+    return table
+
+
+def joined(tables: list[pd.DataFrame], level: float, confirmed: bool) -> pd.DataFrame:
+    """Tables of runs below each other, with units; without ``confirmed`` if it means nothing."""
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs = {"units": "training steps", "level": level}
+    return table if confirmed else table.drop(columns="confirmed")
 
 
 def shares(runs: Ints, total: int, level: float) -> pd.DataFrame:

@@ -1,38 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from state_paths import NAMES, PATHS, STATES, STEPS, random_paths, row
 
 from bayeshmm import phases
-
-NAMES = ["a", "b"]
-STATES = ["warm-up", "plateau", "grok"]
-# Four draws of two runs; run b is two rows shorter. Rows are logged at uneven steps.
-STEPS = np.array([[0, 10, 30, 70, 80, 100], [5, 15, 25, 35, -1, -1]])
-PATHS = np.array(
-    [
-        [[0, 0, 1, 1, 1, 2], [0, 0, 1, 1, -1, -1]],
-        [[0, 1, 1, 0, 1, 1], [0, 1, 1, 1, -1, -1]],
-        [[0, 1, 0, 1, 0, 1], [0, 0, 0, 1, -1, -1]],
-        [[0, 0, 0, 0, 0, 0], [0, 0, 0, 0, -1, -1]],
-    ],
-    dtype=np.int8,
-)
-
-
-def random_paths(seed=0, draws=60, runs=4, rows=50, states=3):
-    rng = np.random.default_rng(seed)
-    paths = rng.integers(0, states, (draws, runs, rows)).astype(np.int8)
-    lengths = rng.integers(rows // 2, rows + 1, runs)
-    keep = np.arange(rows) < lengths[:, None]
-    steps = np.where(keep, np.cumsum(rng.integers(1, 9, (runs, rows)), axis=1), -1)
-    return np.where(keep, paths, -1), steps, [f"run-{n}" for n in range(runs)], lengths
-
-
-def row(table, **key):
-    for name, value in key.items():
-        table = table[table[name] == value]
-    assert len(table) == 1
-    return table.iloc[0]
 
 
 def test_entry_times_by_hand():

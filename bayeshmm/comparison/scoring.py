@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeshmm.checks.residuals import ResidualScore, residual_score
 from bayeshmm.emissions.law import Effects, Law
 from bayeshmm.emissions.likelihood import log_likelihood
 from bayeshmm.emissions.tails import StudentT
@@ -42,6 +43,8 @@ class Candidate:
         two thirds; NaN where `held_out` exists.
     elbo, bic
         On all runs, in the units of the data.
+    residuals
+        How far the one-step-ahead residuals of the mode are from independent standard normals.
     """
 
     hmm: HMM
@@ -52,6 +55,7 @@ class Candidate:
     ahead: float
     elbo: float
     bic: float
+    residuals: ResidualScore
 
 
 def fit_candidate(
@@ -102,6 +106,9 @@ def fit_candidate(
         ahead=ahead,
         elbo=mode.bound + jacobian + mode.prior.transition.label_symmetries(occupied),
         bic=bic(mode, data, float(runs.lengths.sum())),
+        residuals=residual_score(
+            data, plug_in(mode), mode.parameters.chain.mean, mode.prior.minimum_dwell
+        ),
     )
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bayeshmm.visits import (
+from bayeshmm.phases.visits import (
     Ints,
-    Visits,
     check_event_rows,
     check_paths,
+    joined,
+    per_state,
     shares,
     summary,
     visits_by_run,
@@ -53,16 +54,16 @@ def entry_times(
     -------
     DataFrame
         A row per run and state: ``run, state, probability`` (that it is ever entered), ``median,
-        lower, upper`` of the first entry given that it is, in training steps; NaN if it never is.
-        A run enters its first state at its first row.
+        lower, upper`` of the first entry given that it is, in training steps; NaN if it is in less
+        than one draw in a hundred. A run enters its first state at its first row.
     """
     draws = check_paths(paths, state_names, level, steps, names)
     tables = []
     for n, visits in enumerate(visits_by_run(draws, minimum_dwell)):
         entry = visits.entries()
         step = np.asarray(steps)[n, entry.row]
-        tables.append(_per_state(names[n], state_names, entry, step, len(draws), level))
-    return _joined(tables, level, minimum_dwell is not None)
+        tables.append(per_state(names[n], state_names, entry, step, len(draws), level))
+    return joined(tables, level, minimum_dwell is not None)
 
 
 def transition_times(
@@ -93,24 +94,25 @@ def transition_times(
     K = len(state_names)
     tables = []
     for n, visits in enumerate(visits_by_run(draws, minimum_dwell)):
-        into = visits.at(visits.source >= 0)
-        change = into.source * K + into.state
-        key = pd.Series(into.draw * K * K + change)
-        occurrence = key.groupby(key).cumcount().to_numpy() + 1
-        most = int(occurrence.max(initial=1)) + 1
+        into, occurrence = visits.changes()
+        shape = K, K, int(occurrence.max(initial=0)) + 1
+        change = np.ravel_multi_index((into.source, into.state, occurrence), shape)
         step = np.asarray(steps)[n, into.row]
-        table = summary(change * most + occurrence, step, into.confirmed, len(draws), level)
-        change, occurrence = np.divmod(table.index.to_numpy(), most)
+        table = summary(change, step, len(draws), level, confirmed=into.confirmed)
+        source, target, occurrence = np.unravel_index(table.index.to_numpy(), shape)
         table.insert(0, "run", pd.Series(names[n], table.index))
-        table.insert(1, "source", [state_names[k] for k in (change // K).tolist()])
-        table.insert(2, "target", [state_names[k] for k in (change % K).tolist()])
+        table.insert(1, "source", [state_names[k] for k in source])
+        table.insert(2, "target", [state_names[k] for k in target])
         table.insert(3, "occurrence", occurrence)
         tables.append(table.sort_values("median", kind="stable"))
-    return _joined(tables, level, minimum_dwell is not None)
+    return joined(tables, level, minimum_dwell is not None)
 
 
 def edge_usage(
-    paths: ArrayLike, state_names: Sequence[Hashable], level: float = 0.9
+    paths: ArrayLike,
+    state_names: Sequence[Hashable],
+    level: float = 0.9,
+    minimum_dwell: int | Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Which changes between states the runs use.
 
@@ -122,6 +124,9 @@ def edge_usage(
         Names of the states.
     level : float
         Probability inside the equal-tailed interval.
+    minimum_dwell : int or sequence of int, optional
+        Rows (per state) that a visit lasts unless the run ends first. If given, changes into a
+        visit that has not lasted them when the run ends are left out.
 
     Returns
     -------
@@ -135,8 +140,8 @@ def edge_usage(
     (S, N, _), K = draws.shape, len(state_names)
     runs = np.zeros((S, K * K), dtype=np.int64)
     certain = np.zeros(K * K, dtype=np.int64)
-    for visits in visits_by_run(draws):
-        into = visits.at(visits.source >= 0)
+    for visits in visits_by_run(draws, minimum_dwell):
+        into = visits.at((visits.source >= 0) & visits.confirmed)
         used = np.zeros((S, K * K), dtype=bool)
         used[into.draw, into.source * K + into.state] = True
         runs += used
@@ -260,25 +265,3 @@ def boundary_entry_steps(paths: ArrayLike, steps: ArrayLike, state: int) -> NDAr
     N, K = np.shape(paths)[1], max(state, int(np.max(paths))) + 1
     table = entry_times(paths, steps, range(N), range(K)).query("state == @state")
     return table["median"].where(table["probability"] > 0.5).to_numpy(dtype=np.float64)
-
-
-def _per_state(
-    run: Hashable,
-    state_names: Sequence[Hashable],
-    entries: Visits,
-    values: NDArray[np.generic],
-    draws: int,
-    level: float,
-) -> pd.DataFrame:
-    """Summary of one run with a row for every state, entered or not."""
-    table = summary(entries.state, values, entries.confirmed, draws, level)
-    table = table.reindex(range(len(state_names))).fillna({"probability": 0.0, "confirmed": 0.0})
-    table.insert(0, "run", pd.Series(run, table.index))
-    table.insert(1, "state", list(state_names))
-    return table
-
-
-def _joined(tables: list[pd.DataFrame], level: float, confirmed: bool) -> pd.DataFrame:
-    table = pd.concat(tables, ignore_index=True)
-    table.attrs = {"units": "training steps", "level": level}
-    return table if confirmed else table.drop(columns="confirmed")

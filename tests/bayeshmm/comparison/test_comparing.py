@@ -10,11 +10,10 @@ from synthetic_runs import PLAIN, QUICK
 
 import bayeshmm as bh
 from bayeshmm import plots
-from bayeshmm.comparison import choose
 
 COLUMNS = [
     *("elbo", "elpd", "elpd_se", "elpd_diff", "diff_se", "step_ahead", "bic"),
-    *("agreement", "smallest_share", "edge"),
+    *("autocorrelation", "normality", "agreement", "smallest_share", "edge"),
 ]
 SETTINGS = {"minimum_dwell": 4, "restarts": 2, "draws": 40, "progress": False}
 DIAGONAL = "Gaussian(covariance='diagonal', noise='normal', run_effects=False)"
@@ -120,11 +119,11 @@ class TestPosteriors:
         comparison = bh.compare(short, [1, 2], **(SETTINGS | {"draws": 200}))
         drawn = []
 
-        def draw(*args, real=bh.comparison.draw):
+        def draw(*args, real=bh.comparison.comparing.draw):
             drawn.append(args)
             return real(*args)
 
-        monkeypatch.setattr("bayeshmm.comparison.draw", draw)
+        monkeypatch.setattr("bayeshmm.comparison.comparing.draw", draw)
         assert repr(comparison)
         assert comparison.best_key
         assert drawn == []
@@ -141,47 +140,7 @@ class TestPosteriors:
         np.testing.assert_array_equal(same.log_density(short), alone.log_density(short))
 
 
-def scores(**families):
-    """A table of scores, a list per family from one state on, with their errors."""
-    records = {
-        (family, K + 1): {"elpd": score, "diff_se": error, "step_ahead": score - 10 * (K == 2)}
-        for family, models in families.items()
-        for K, (score, error) in enumerate(models)
-    }
-    table = pd.DataFrame(records).T
-    table.index.names = ["emission", "states"]
-    return table
-
-
 class TestChoice:
-    @pytest.mark.parametrize(
-        ("models", "tolerance", "states"),
-        [
-            ([(-1.0, 0.1), (-0.3, 0.1), (0.0, 0.0)], 0.5, 2),  # within the tolerance
-            ([(-1.0, 0.1), (-0.3, 0.1), (0.0, 0.0)], 0.2, 3),  # neither
-            ([(-1.0, 0.1), (-0.3, 0.4), (0.0, 0.0)], 0.2, 2),  # within one standard error
-            ([(-1.0, 1.1), (-0.3, 0.1), (0.0, 0.0)], 0.2, 1),  # the fewest of those good enough
-            ([(-1.0, 0.1), (0.0, 0.0), (-0.1, 0.0)], 0.0, 2),
-            ([(0.0, 0.0), (0.0, 0.0), (0.0, 0.0)], 0.0, 1),  # ties
-            ([(-1.0, np.nan), (-0.3, np.nan), (0.0, np.nan)], 0.5, 2),
-        ],
-    )
-    def test_the_fewest_states_that_are_good_enough(self, models, tolerance, states):
-        assert choose(scores(a=models), "elpd", tolerance) == ("a", states)
-
-    def test_other_families_do_not_compete_on_simplicity(self):
-        table = scores(a=[(-0.2, 0.5)], b=[(-3.0, 0.1), (0.0, 0.0)])
-        assert choose(table, "elpd", 0.5) == ("b", 2)
-
-    def test_the_order_of_the_table_is_no_matter(self):
-        table = scores(b=[(-1.0, 0.1), (-0.3, 0.1), (0.0, 0.0)]).iloc[::-1]
-        assert choose(table, "elpd", 0.5) == ("b", 2)
-
-    def test_the_score_is_the_one_asked_for(self):
-        table = scores(a=[(-1.0, 0.1), (-0.3, 0.1), (0.0, 0.0)])
-        assert choose(table, "step_ahead", 0.5) == ("a", 2)
-        assert choose(table, "step_ahead", 1.0) == ("a", 1)
-
     @pytest.mark.parametrize(("tolerance", "states"), [(0.5, 1), (0.1, 2)])
     def test_best_follows_the_tolerance(self, short, tolerance, states):
         """A second phase is worth 0.4 nats a row here."""
@@ -191,17 +150,35 @@ class TestChoice:
         assert f"chosen: {states} states, autoregressive" in repr(comparison)
 
     def test_best_is_the_posterior_of_the_choice(self, comparison):
-        assert comparison.best_key == ("autoregressive", 1)
-        assert comparison.best is comparison.posteriors["autoregressive", 1]
-        assert "0.40 below that of 2 states" in comparison.reason
+        assert comparison.tolerance == 0.0
+        assert comparison.best_key == ("autoregressive", 2)
+        assert comparison.best is comparison.posteriors["autoregressive", 2]
+        assert comparison.reason.startswith("the best held-out log density, 1.00 nats a row")
+
+    def test_the_levels_are_said_to_be_the_problem(self, comparison):
+        """Their states slice a drift: they ask for more of them, and leave memory in the rows."""
+        (remark,) = comparison.remarks
+        assert remark.startswith(f"{DIAGONAL} predicts 3.71 nats a row worse")
+        assert remark in repr(comparison)
         assert "<table" in comparison._repr_html_()
+        assert "predicts 3.71" in comparison._repr_html_()
+        assert (comparison.table["autocorrelation"].xs(DIAGONAL) > 0.8).all()
+        assert abs(comparison.table.loc[("autoregressive", 2), "autocorrelation"]) < 0.2
 
     @pytest.mark.filterwarnings("ignore::bayeshmm.ConvergenceWarning")
-    def test_a_choice_at_the_edge_warns(self, short):
+    def test_a_doubtful_choice_warns(self, short):
         comparison = bh.compare(short, [2, 3], "gaussian", tolerance=0.0, **SETTINGS)
         assert comparison.best_key == ("gaussian", 3)
-        with pytest.warns(bh.ComparisonWarning, match=r"3 states.*more"):
+        with pytest.warns(bh.ComparisonWarning) as caught:
             assert comparison.best.states == 3
+        said = [
+            str(warning.message)
+            for warning in caught
+            if issubclass(warning.category, bh.ComparisonWarning)
+        ]
+        assert [remark for remark in comparison.remarks if remark in said] == said
+        assert "slice a trend" in said[0]
+        assert "3 states, the most that were compared, are chosen: compare more." in said[1]
 
     def test_plot(self, comparison):
         axes = comparison.plot()

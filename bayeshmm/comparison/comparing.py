@@ -6,24 +6,29 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from html import escape
+from typing import Any, Literal, overload
 
 import joblib
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bayeshmm import defaults
+from bayeshmm import defaults, hu2023
+from bayeshmm.comparison import choice
+from bayeshmm.comparison.choice import Key
+from bayeshmm.comparison.score_table import score_table
+from bayeshmm.comparison.scoring import Candidate, fit_candidate
+from bayeshmm.comparison.tempering import WEIGHTS, tempering_curve
 from bayeshmm.emissions import Emission, PyroEmission
 from bayeshmm.fitting import check_numbers, draw
 from bayeshmm.hmm import HMM
+from bayeshmm.hu2023 import Hu2023Comparison
 from bayeshmm.metric_checks import warn_of_metrics
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
-from bayeshmm.scoring import FEWEST_RUNS, Candidate, fit_candidate, per_row
 from bayeshmm.transitions import Transition
-
-Key = tuple[str, int]
 
 
 class ComparisonWarning(UserWarning):
@@ -80,46 +85,58 @@ class Comparison:
         `StickyHDP`, whose hyper-parameters are point estimates in it), ``elpd`` (log predictive
         density of held-out runs, nats per row), ``elpd_se``, ``elpd_diff`` (less the best),
         ``diff_se`` (paired over runs), ``step_ahead`` (in place of elpd with fewer than five runs),
-        ``bic``, ``agreement`` (of the restarts that converged nearest, with the best),
-        ``smallest_share`` (of rows, of the rarest phase) and ``edge`` (whether the best score lies
-        at the edge of the range). Units are in ``attrs``.
+        ``bic``, ``autocorrelation`` (of one-step-ahead residuals from row to row) and ``normality``
+        (mean distance of their quantiles from standard normal ones, in standard deviations), each
+        of the metric where it is worst, ``agreement`` (of the restarts that converged
+        nearest, with the best), ``smallest_share`` (of rows, of the rarest phase) and ``edge``
+        (whether the best score lies at the edge of the range). Units are in ``attrs``.
+    candidates : Mapping
+        The fitted modes by (emission, states).
     posteriors : Mapping
         By (emission, states); drawn when first asked for.
-    tolerance : float
-        Nats per row that a further phase must be worth.
+    asked_tolerance : float or None
+        That of `compare`.
     """
 
     runs: Runs
     table: pd.DataFrame
+    candidates: Mapping[Key, Candidate]
     posteriors: Mapping[Key, Posterior]
-    tolerance: float
+    asked_tolerance: float | None
 
     @property
     def score(self) -> str:
         """The column that decides: ``elpd``, or ``step_ahead`` with too few runs."""
-        return "step_ahead" if self.table["elpd"].isna().all() else "elpd"
+        return choice.deciding(self.table)
 
     @cached_property
     def best_key(self) -> Key:
         """The smallest number of states that is good enough, in the best family.
 
-        Good enough is within max(one paired standard error, `tolerance`) of the best score.
+        Good enough is within max(one paired standard error, `tolerance`) of the best score. Where
+        another family predicts alike with fewer states, it is chosen: see
+        `bayeshmm.comparison.choice.choose`.
         """
-        return choose(self.table, self.score, self.tolerance)
+        return choice.choose(self.table, len(self.runs.metrics), self.asked_tolerance)
+
+    @property
+    def tolerance(self) -> float:
+        """Nats per row by which the chosen model may be worse than the best of its family."""
+        if self.asked_tolerance is not None:
+            return self.asked_tolerance
+        scores = self.table[self.score].xs(self.best_key[0], level=0).sort_index()
+        return choice.usual_tolerance(scores, len(self.runs.metrics))
 
     @property
     def reason(self) -> str:
         """Why `best_key`, in words."""
-        family = self.table.loc[self.best_key[0]]
-        top = family[self.score].idxmax()
-        what = "held-out" if self.score == "elpd" else "one-step-ahead"
-        if top == self.best_key[1]:
-            return f"the best {what} log density, {family[self.score].max():.2f} nats a row"
-        worse = family[self.score].max() - family.loc[self.best_key[1], self.score]
-        return (
-            f"the fewest within {self.tolerance:g} nats a row, or one standard error, of the best "
-            f"{what} log density: {worse:.2f} below that of {top} states"
-        )
+        return choice.reason(self.table, self.best_key, self.tolerance)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the table shows beside the choice, a sentence each."""
+        tie = defaults.TIE_PER_METRIC * len(self.runs.metrics)
+        return choice.remarks(self.table, self.best_key, tie)
 
     @cached_property
     def best(self) -> Posterior:
@@ -128,23 +145,11 @@ class Comparison:
         Warns
         -----
         ComparisonWarning
-            If there were too few runs to hold any out, or the largest number of states is chosen.
+            If there were too few runs to hold any out, the largest number of states is chosen, or
+            the residuals of the family chosen are autocorrelated.
         """
-        if self.score != "elpd":
-            warnings.warn(
-                f"{self.table.attrs['elpd']}: the choice of {self.best_key[1]} states rests on "
-                "how well the last third of the rows is predicted from the rest. Log more runs.",
-                ComparisonWarning,
-                stacklevel=3,
-            )
-        emission, states = self.best_key
-        compared = [K for name, K in self.table.index if name == emission]
-        if states == max(compared) and len(compared) > 1:
-            warnings.warn(
-                f"{states} states, the most that were compared, are chosen: compare more.",
-                ComparisonWarning,
-                stacklevel=3,
-            )
+        for remark in choice.doubts(self.table, self.best_key):
+            warnings.warn(remark, ComparisonWarning, stacklevel=3)
         return self.posteriors[self.best_key]
 
     def plot(self, ax: object = None) -> object:
@@ -153,21 +158,78 @@ class Comparison:
 
         return plots.state_counts(self, ax=ax)  # type: ignore[arg-type]
 
+    def states_of(self, key: Key) -> NDArray[np.float64]:
+        """Probability of each state in each row at the mode of a candidate, (N, T, K)."""
+        return self.candidates[key].mode.states.numpy()
+
+    def tempering(self, weights: Sequence[float] = WEIGHTS, progress: bool = True) -> pd.DataFrame:
+        """How the preferred number of states depends on how much each run is believed.
+
+        Every candidate is fitted again with each run counted less than once, and the evidence
+        bounds are compared within each family. A number that holds from weight 1 to 0.1 stands for
+        something large; one that falls stands for misfit that further states mend.
+
+        Parameters
+        ----------
+        weights
+            How many times each run counts, in (0, 1].
+        progress
+            Whether to show a bar.
+
+        Returns
+        -------
+        DataFrame
+            Indexed by (emission, states), a column for each weight: nats less than the family's
+            best; 0 where the weight prefers that number.
+        """
+        return tempering_curve(self.runs, self.candidates, weights, progress)
+
     def __repr__(self) -> str:
-        emission, states = self.best_key
-        lines = [
-            f"Comparison of {len(self.table)} models on {len(self.runs)} runs; "
-            f"chosen: {states} states, {emission}.",
-            self.table.round(3).to_string(),
-        ]
-        return "\n".join(lines)
+        return "\n".join([self._verdict, *self.remarks, self.table.round(3).to_string()])
 
     def _repr_html_(self) -> str:
+        said = "".join(f"<p>{escape(text)}</p>" for text in (self._verdict, *self.remarks))
+        return f"{said}{self.table.round(3).to_html()}<p>{self.table.attrs['units']}</p>"
+
+    @property
+    def _verdict(self) -> str:
         emission, states = self.best_key
         return (
-            f"<p>{len(self.runs)} runs; chosen: {states} states, {emission}. "
-            f"{self.table.attrs['units']}</p>{self.table.round(3).to_html()}"
+            f"Comparison of {len(self.table)} models on {len(self.runs)} runs; "
+            f"chosen: {states} states, {emission}: {self.reason}."
         )
+
+
+@overload
+def compare(
+    runs: Runs,
+    states: Iterable[int] = ...,
+    *,
+    protocol: Literal["hu2023"],
+    metrics: str | Iterable[str] | None = ...,
+    seed: int = ...,
+) -> Hu2023Comparison: ...
+
+
+@overload
+def compare(
+    runs: Runs,
+    states: Iterable[int] = ...,
+    emission: str | Emission | Sequence[str | Emission] = ...,
+    *,
+    tolerance: float | None = ...,
+    folds: int | None = ...,
+    metrics: str | Iterable[str] | None = ...,
+    transition: Transition | None = ...,
+    minimum_dwell: int | None = ...,
+    restarts: int = ...,
+    draws: int = ...,
+    log: Sequence[str] | Mapping[str, float] = ...,
+    jobs: int | None = ...,
+    protocol: None = ...,
+    seed: int = ...,
+    progress: bool = ...,
+) -> Comparison: ...
 
 
 def compare(
@@ -175,7 +237,7 @@ def compare(
     states: Iterable[int] = range(1, 9),
     emission: str | Emission | Sequence[str | Emission] = "autoregressive",
     *,
-    tolerance: float = defaults.TOLERANCE,
+    tolerance: float | None = None,
     folds: int | None = None,
     metrics: str | Iterable[str] | None = None,
     transition: Transition | None = None,
@@ -184,9 +246,10 @@ def compare(
     draws: int = defaults.DRAWS,
     log: Sequence[str] | Mapping[str, float] = (),
     jobs: int | None = None,
+    protocol: Literal["hu2023"] | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> Comparison:
+) -> Comparison | Hu2023Comparison:
     """Compare numbers of states, and families, by the density of runs held out.
 
     Every model is fitted to all runs and then, from there, to all but one fold of the runs at a
@@ -205,19 +268,25 @@ def compare(
     tolerance
         Nats per row that a further phase must be worth: ``best`` is the smallest number of states
         within max(one paired standard error, tolerance) of the best. With the standard error
-        alone the number would grow with the number of seeds.
+        alone the number would grow with the number of seeds. Default: what those states are worth
+        together of which none is worth a twentieth of what all are, or a hundredth of a nat for
+        each metric; see `bayeshmm.defaults`.
     folds
         Parts that the runs are split into. Default: 5, each run by itself below 10 runs.
     jobs
         Processes that fit at the same time; -1 for one per core. By default that of the active
         ``joblib.parallel_config``, whose backend is used; without it, 1. The result does not depend
         on it.
+    protocol
+        ``"hu2023"`` repeats the analysis of Hu et al. (2023) instead, to compare with: see
+        `bayeshmm.hu2023.compare`. It takes `metrics` and `seed` and has settings of its own.
     metrics, transition, minimum_dwell, restarts, draws, log, seed, progress
         As in `bayeshmm.fit`.
 
     Returns
     -------
     Comparison
+        Or `bayeshmm.hu2023.Hu2023Comparison` where that is asked for.
 
     Raises
     ------
@@ -228,6 +297,10 @@ def compare(
         runs = runs.select(metrics)
     if not isinstance(states, Iterable):
         raise ValueError(f"states={states!r} is not a range: give range(1, 9), or a list.")
+    if protocol is not None:
+        if protocol != "hu2023":
+            raise ValueError(f"protocol={protocol!r} is not known: 'hu2023', or leave it out.")
+        return hu2023.compare(runs, states, seed=seed)
     check_numbers(restarts, draws)
     counts = sorted(set(states))
     named = [emission] if isinstance(emission, str | Emission | PyroEmission) else list(emission)
@@ -236,7 +309,7 @@ def compare(
     if folds is not None and not 2 <= folds <= len(runs):
         raise ValueError(f"folds={folds} must lie between 2 and the number of runs, {len(runs)}.")
     parts = folds or (5 if len(runs) >= 10 else len(runs))
-    members = [list(runs.names[i::parts]) for i in range(parts)]
+    members = [sorted(runs.names)[i::parts] for i in range(parts)]  # whatever their order is
     models = {
         (name, K): HMM(K, family, transition, minimum_dwell)
         for name, family in _labels(named).items()
@@ -252,8 +325,9 @@ def compare(
             for hmm in models.values()
         )
     candidates = dict(zip(models, fitted, strict=True))
-    table = _table(runs, candidates)
-    return Comparison(runs, table, Posteriors(runs, candidates, draws, seed, progress), tolerance)
+    table = score_table(runs, candidates)
+    posteriors = Posteriors(runs, candidates, draws, seed, progress)
+    return Comparison(runs, table, candidates, posteriors, tolerance)
 
 
 class _Parallel(joblib.Parallel):
@@ -267,16 +341,6 @@ class _Parallel(joblib.Parallel):
         self._bar.update(self.n_completed_tasks - self._bar.n)
 
 
-def choose(table: pd.DataFrame, score: str, tolerance: float) -> Key:
-    """The smallest number of states within the tolerance of the best, in the best family."""
-    keys = list(table.index)
-    best = int(table[score].argmax())
-    margin = np.fmax(table["diff_se"].fillna(0.0), tolerance)
-    enough = (table[score] >= table[score].iloc[best] - margin).to_numpy()
-    emission = keys[best][0]
-    return emission, min(keys[i][1] for i in np.flatnonzero(enough) if keys[i][0] == emission)
-
-
 def _labels(named: Sequence[str | Emission]) -> dict[str, Emission]:
     """Families by the name that tells them apart in the table."""
     labels: dict[str, Emission] = {}
@@ -285,51 +349,3 @@ def _labels(named: Sequence[str | Emission]) -> dict[str, Emission]:
         label = one if isinstance(one, str) else repr(one)
         labels[label] = family
     return labels
-
-
-def _table(runs: Runs, candidates: Mapping[Key, Candidate]) -> pd.DataFrame:
-    rows_per_run = runs.lengths.astype(float)
-    total = rows_per_run.sum()
-    scores = {key: one.held_out for key, one in candidates.items()}
-    best = max(scores, key=lambda key: np.nan_to_num(scores[key].sum(), nan=-np.inf))
-    records = []
-    for one in candidates.values():
-        elpd, elpd_se = per_row(one.held_out, rows_per_run)
-        difference, diff_se = per_row(one.held_out - scores[best], rows_per_run)
-        share = one.mode.states.sum((0, 1)) / total
-        records.append(
-            {
-                "elbo": one.elbo,
-                "elpd": elpd,
-                "elpd_se": elpd_se,
-                "elpd_diff": difference,
-                "diff_se": diff_se,
-                "step_ahead": one.ahead,
-                "bic": one.bic,
-                "agreement": _restart_agreement(one.restarts),
-                "smallest_share": float(share.min()),
-            }
-        )
-    index = pd.MultiIndex.from_tuples(candidates, names=["emission", "states"])
-    table = pd.DataFrame(records, index=index)
-    score = "step_ahead" if table["elpd"].isna().all() else "elpd"
-    top = table[score].groupby("emission").transform("max") == table[score]
-    counts = table.index.get_level_values("states")
-    table["edge"] = top & ((counts == counts.max()) | (counts == counts.min()) & (counts > 1))
-    table.attrs["units"] = (
-        "elpd, elpd_se, elpd_diff, diff_se and step_ahead are in nats per row, in the units of "
-        "the data as given; elbo and bic are in nats, for all runs."
-    )
-    if score != "elpd":
-        table.attrs["elpd"] = (
-            f"with {len(runs)} runs, fewer than {FEWEST_RUNS}, none can be held out, so elpd is NaN"
-        )
-    return table
-
-
-def _restart_agreement(restarts: pd.DataFrame) -> float:
-    """Mean agreement with the best of the starts that were followed longest, the best aside."""
-    starts = restarts[restarts["start"] >= 0]
-    longest = starts["sweeps"] == starts["sweeps"].max()
-    others = starts[longest].drop(index=0, errors="ignore")
-    return float(others["agreement"].mean()) if len(others) else 1.0
