@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 import bayeshmm as bh
+from bayeshmm.comparison.scoring import plug_in
 from bayeshmm.hmm import run_log_densities
 from bayeshmm.inference import gibbs
 from bayeshmm.inference.search import search
 from bayeshmm.inference.starts import starting_states
 from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import CoordinateAscent
-from bayeshmm.scoring import plug_in
 from benchmarks.speed.machine import machine, versions
 from benchmarks.speed.problem import Problem, problem
 from benchmarks.speed.sizes import MAIN

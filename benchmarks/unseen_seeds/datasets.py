@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeshmm import Runs
+from bayeshmm.comparison.scoring import FEWEST_RUNS
 from bayeshmm.metric_checks import dependent_metrics
 from bayeshmm.scaling import Scaling
-from bayeshmm.scoring import FEWEST_RUNS
 from benchmarks import s5_grokking
 
 FOLDS = 4
