@@ -10,14 +10,27 @@ import pytest
 import torch
 
 import training
-from training.experiments import EXPERIMENTS, modular_addition, sparse_parity
+from training.experiments import (
+    EXPERIMENTS,
+    digits,
+    modular_addition,
+    sparse_parity,
+    two_stage,
+)
 from training.sweep import configure
 
 TINY = {
+    "digits": {"width": 10, "steps": 30, "every": 10},
     "sparse_parity": {"width": 40, "train_points": 96, "test_points": 50, "epochs": 4},
     "modular_addition": {"modulus": 7, "width": 8, "heads": 2, "hidden": 16, "steps": 30},
+    "two_stage": {"train_sentences": 20, "test_sentences": 20, "steps": 30, "every": 10},
 }
-MODULES = {"sparse_parity": sparse_parity, "modular_addition": modular_addition}
+MODULES = {
+    "digits": digits,
+    "modular_addition": modular_addition,
+    "sparse_parity": sparse_parity,
+    "two_stage": two_stage,
+}
 
 
 def trained(experiment, seed, directory):
@@ -136,3 +149,46 @@ def test_modular_addition_groks_in_its_small_setting(tmp_path):
     grokked = rows.index[rows["test/acc"] > 0.9][0]
     assert grokked > 1.5 * memorised
     assert json.loads((path / "end.json").read_text())["errors"] == 0
+
+
+def test_digits_are_learnt_in_the_first_tenth(tmp_path):
+    config = configure("digits", steps=1000, every=500)
+    digits.train(0, tmp_path, config)
+    rows = training.store.read(tmp_path).rows.set_index("step")
+    assert rows["test/acc"].tolist()[0] < 0.3 < 0.85 < rows["test/acc"].tolist()[-1]
+    assert 10 * config.steps == configure("digits").steps
+
+
+def test_digits_say_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"scikit-learn: pip install 'bayeshmm\[experiments\]'"):
+        digits.train(0, tmp_path, configure("digits"))
+
+
+def test_what_follows_a_sentence_is_the_successor_of_its_highest_ranked_token():
+    language = two_stage.Language(6, torch.Generator().manual_seed(0))
+    sentences = torch.tensor([[2, 0, 5], [5, 0, 2], [4, 3, 1]])
+    for sentence, answer in zip(sentences.tolist(), language.answers(sentences), strict=True):
+        ranks = {token: language.rank[sentence[-1], token] for token in sentence}
+        assert answer == language.successor[max(ranks, key=ranks.get)]
+    words = torch.arange(6)
+    assert torch.equal(language.answers(words[:, None]), language.successor)
+
+
+def test_the_second_stage_begins_after_the_switch(tmp_path):
+    config = configure("two_stage", every=1, switch=20, steps=40)
+    two_stage.train(0, tmp_path, config)
+    rows = training.store.read(tmp_path).rows.set_index("step")
+    assert rows["attention/optimal"].loc[: config.switch].to_numpy() == pytest.approx(
+        1 / config.length
+    )
+    assert rows["attention/optimal"].loc[config.switch :].is_monotonic_increasing
+    # the trained matrix alone moves, a step of the given length at a time, and away from zero
+    norm = np.exp(rows["weight/_all/log_l2"])
+    length = np.exp(rows["update/_all/log_ratio"]) * norm
+    assert length.loc[1 : config.switch].to_numpy() == pytest.approx(config.value_lr, rel=1e-4)
+    assert length.loc[config.switch + 1 :].to_numpy() == pytest.approx(
+        config.attention_lr, rel=1e-4
+    )
+    moved = norm.loc[config.switch + 1] ** 2 - norm.loc[config.switch] ** 2
+    assert moved == pytest.approx(config.attention_lr**2, rel=1e-2)

@@ -5,5 +5,5 @@ which trains one model and logs the run. Every random number comes from ``seed``
 touched.
 """
 
-EXPERIMENTS = ("modular_addition", "sparse_parity")
+EXPERIMENTS = ("digits", "modular_addition", "sparse_parity", "two_stage")
 """The modules, by the names that `training.sweep` and the command line know them by."""
