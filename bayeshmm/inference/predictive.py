@@ -20,11 +20,18 @@ from bayeshmm.emissions.likelihood import Moments, log_likelihood, moments
 from bayeshmm.encoding import Encoded
 from bayeshmm.inference.threads import one_thread
 from bayeshmm.inference.variational import Entry, Expectation, VariationalFit, expectation
-from bayeshmm.nested import mapped
+from bayeshmm.nested import mapped, stacked
 from bayeshmm.transitions import ChainPosterior, Counts
 
 SWEEPS = 12
 """Sweeps of the update on a new run."""
+
+WIDTHS = (1.0, 4.0, 8.0)
+"""How many times as large the noise is taken at first: the best of these ascents counts.
+
+A run whose effects are large is far from every state. Taken at their word, laws with little noise
+tie its rows to the wrong states for good; with more noise the order of its rows decides at first.
+"""
 
 
 class Predictive(NamedTuple):
@@ -62,28 +69,42 @@ def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> P
         and the labels of the other runs keep what they learned from it.
     """
     law, chain = _cavity(fit, data) if leave_out else _shared(fit, data)
-    posterior, posterior_chain = law, chain
-    own = data.ungrouped()  # every run has laws of its own
+    widths = WIDTHS if fit.prior.regression.states > 1 else WIDTHS[:1]
+    found = [_updated(fit, data.ungrouped(), law, chain, width) for width in widths]
+    best = torch.stack([one.log_density for one in found]).argmax(0)
+    one = mapped(lambda parts: parts[best, torch.arange(len(best))], stacked(found, 0))
+    bound = one.log_density
+    if fit.entry is not None and data.entry is not None:
+        bound = bound + entry_density(fit.entry, data.entry, leave_out=leave_out)
+    return one._replace(log_density=bound + data.log_jacobian)
 
-    def expected() -> Expectation:
+
+def _updated(
+    fit: VariationalFit,
+    data: Encoded,
+    law: NormalInverseGamma,
+    chain: ChainPosterior,
+    width: float,
+) -> Predictive:
+    """Coordinate ascent from `law` and `chain`, the noise `width` times as large at first."""
+
+    def expected(regression: NormalInverseGamma, transitions: ChainPosterior) -> Expectation:
         return expectation(
-            own,
-            fit.prior.law(posterior.law, fit.parameters.tail),
-            posterior_chain.expected_log,
+            data,
+            fit.prior.law(regression.law, fit.parameters.tail),
+            transitions.expected_log,
             fit.prior.minimum_dwell,
             True,
         )
 
-    step = expected()
+    step = expected(law._replace(rate=width**2 * law.rate), chain)
     for _ in range(SWEEPS):
         posterior = law.updated(moments(data.design, step.states, step.hidden, by_run=True))
         posterior_chain = chain.updated(step.counts)
-        step = expected()
+        step = expected(posterior, posterior_chain)
     bound = step.log_normaliser - posterior.divergence(law).sum((-1, -2))
     bound = bound - posterior_chain.divergence(chain)
-    if fit.entry is not None and data.entry is not None:
-        bound = bound + entry_density(fit.entry, data.entry, leave_out=leave_out)
-    return Predictive(bound + data.log_jacobian, posterior, posterior_chain, step.states)
+    return Predictive(bound, posterior, posterior_chain, step.states)
 
 
 def _shared(fit: VariationalFit, data: Encoded) -> tuple[NormalInverseGamma, ChainPosterior]:

@@ -8,18 +8,20 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from evidence import log_evidence
 from scipy.stats import gamma, qmc
 from small_designs import design_of, known, name, problem, random_values, variants
 
-from bayeshmm import Autoregressive
+from bayeshmm import HMM, Autoregressive, Gaussian, Runs
 from bayeshmm.emissions import families
 from bayeshmm.emissions.regression import RegressionPrior
 from bayeshmm.encoding import Encoded
 from bayeshmm.inference import predictive
 from bayeshmm.inference.predictive import entry_density, predict
+from bayeshmm.inference.search import search
 from bayeshmm.inference.starts import starting_states
 from bayeshmm.inference.variational import CoordinateAscent, fit_entry
 
@@ -168,3 +170,26 @@ class TestFirstValues:
             rest = design.take(torch.tensor([i for i in range(6) if i != n]))
             exact = log_evidence(design, hyper) - log_evidence(rest, hyper)
             assert got[n].item() == pytest.approx(exact.item(), abs=1e-6)
+
+
+def test_a_run_far_from_the_others_finds_its_states(monkeypatch):
+    """Its offset puts all its rows nearest to one level: one ascent leaves them there."""
+    rng = np.random.default_rng(3)
+    path = np.repeat([0, 1], 40)
+    levels = np.array([[0, 0, 0, 0], [2, -2, 2, -2]])[path]
+    values = levels + rng.normal(0, 1, (10, 1, 4)) + rng.normal(0, 1, (10, 80, 4))
+    frames = [
+        pd.DataFrame(rows, columns=list("abcd")).assign(run=f"run-{n}", step=range(80))
+        for n, rows in enumerate(values)
+    ]
+    runs = Runs.from_dataframe(pd.concat(frames))
+    hmm = HMM(2, Gaussian())
+    encoding, seen = hmm.encode(runs.subset(runs.names[1:]))
+    fit, _ = search(hmm.prior(runs), seen, 3, 0)
+    new = encoding.encode(runs.subset(runs.names[:1]))
+    found = predict(fit, new)
+    assert (found.states[0].argmax(-1).numpy() == path).mean() > 0.95
+    monkeypatch.setattr(predictive, "WIDTHS", (1.0,))
+    alone = predict(fit, new)
+    assert (alone.states[0].argmax(-1).numpy() == path).mean() < 0.6
+    assert (found.log_density - alone.log_density).item() > 80
