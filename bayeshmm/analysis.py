@@ -18,7 +18,7 @@ from bayeshmm import plots
 from bayeshmm.comparison import Comparison, ComparisonWarning, compare
 from bayeshmm.events import Event, containing_phase, leading_boundary
 from bayeshmm.fitting import fit
-from bayeshmm.metric_checks import MetricWarning, dependent_metrics, saturated_metrics
+from bayeshmm.metric_checks import MetricWarning, dependent_metrics
 from bayeshmm.posterior import Posterior
 from bayeshmm.runs import Runs
 
@@ -130,6 +130,7 @@ def write(analysis: Analysis, out: Path) -> list[Path]:
     posterior.save(out / "posterior.nc")
     pictures = {
         "phases.png": plots.phases(posterior),
+        "ribbon.png": plots.ribbon(posterior),
         "training_map.png": plots.training_map(posterior),
         "state_counts.png": plots.state_counts(analysis.comparison),
     }
@@ -145,10 +146,6 @@ def summary(analysis: Analysis) -> str:
     lines = [
         f"metric {name!r} is left out: it is a function of {' and '.join(others)}"
         for name, others in analysis.left_out.items()
-    ]
-    lines += [
-        f"metric {name!r} stands still in most rows: a phase may mean no more than that it moved"
-        for name in saturated_metrics(posterior.runs)
     ]
     lines.append(f"{states} phases ({emission}; {comparison.reason})")
     lines += [f"  {remark}" for remark in comparison.remarks]
@@ -174,6 +171,9 @@ def summary(analysis: Analysis) -> str:
                     f"{row['checked']} runs its correlation with the event is "
                     f"{row['correlation']:.3f}; it comes {_lag(posterior, row)}"
                 )
+    findings = posterior.check().findings
+    lines.append("what the model does not describe:" + ("" if findings else " nothing was found"))
+    lines += [f"  {finding.what}" for finding in findings]
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ LAWS = np.array(
 )
 WRITTEN = [
     *("comparison.csv", "entry_times.csv", "transition_times.csv", "posterior.nc"),
-    *("phases.png", "training_map.png", "state_counts.png"),
+    *("phases.png", "ribbon.png", "training_map.png", "state_counts.png"),
 ]
 
 
@@ -78,6 +78,7 @@ class TestAnalyze:
         ]
         assert table["elpd"].idxmax() == ("autoregressive", 2)
         assert "2 phases (autoregressive; the best held-out log density" in printed
+        assert "what the model does not describe:" in printed
 
     def test_functions_of_other_metrics_are_left_out_and_said_to_be(self, analyzed):
         _, printed, out = analyzed
