@@ -45,7 +45,7 @@ has the true number. *Family*: it is chosen among levels, AR(1), AR(5) and avera
 has the true number. Claimed, wherever a family holds the law: 18 of 20, and 17 of 20. No family
 holds *noisy trends*, white noise about straight lines: for a while after a change the averages show
 the slope before it, and states of their own for these rows predict a little better.
-*Noisy trends* came first, and *averages* after its failure; the rates of *averages* were raised once,
+*Noisy trends* came first, *averages* after its failure; the rates of *averages* were raised once,
 from 1/3, 1, 3 to 1, 3, 9 standard deviations a row, after a first look: the slower two are then as
 far apart as the levels.
 """
