@@ -28,6 +28,26 @@ print(json.dumps({
 }))
 """
 
+# appended to the others
+COUNTS_FINDS = """
+import json
+
+print(json.dumps({
+    name: comparison.table["elpd"].groupby(level="emission").max().to_dict()
+    for name, comparison in comparisons.items()
+}))
+"""
+UNCERTAINTY_FINDS = """
+import json
+
+print(json.dumps({
+    "switches": switch["median"].tolist(),
+    "stages": list(stages.runs.names),
+    "shares": explained["share"].sum(),
+    "entered": entries["probability"].tolist(),
+}))
+"""
+
 
 def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [out for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
@@ -39,12 +59,10 @@ def text(output: nbformat.NotebookNode) -> str:
     return output.get("text", "") + "".join(map(str, said.values()))
 
 
-@pytest.fixture(scope="module")
-def grokking(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
-    """The grokking notebook after a run on its small setting, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("grokking")
-    notebook = nbformat.read(ROOT / "notebooks" / "01_grokking.ipynb", as_version=4)
-    notebook.cells.append(new_code_cell(GROKKING_FINDS))
+def executed(name: str, finds: str, folder: Path) -> nbformat.NotebookNode:
+    """A notebook after a run on its small setting, from a clean kernel, in a folder of its own."""
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    notebook.cells.append(new_code_cell(finds))
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
         "BAYESHMM_SETTING": "small",
@@ -52,16 +70,32 @@ def grokking(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
         "PYTHONPATH": os.pathsep.join(paths),
     }
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
-    return client.execute(env=environment)
+    done = client.execute(env=environment)
+    assert [out for out in outputs(done) if out.get("name") == "stderr"] == []  # no warning either
+    return done
 
 
 @pytest.fixture(scope="module")
-def finds(grokking):
-    return json.loads(outputs(grokking)[-1].text)
+def finds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grokking")
+    return json.loads(outputs(executed("01_grokking.ipynb", GROKKING_FINDS, folder))[-1].text)
 
 
-def test_grokking_runs_without_a_warning(grokking):
-    assert [out for out in outputs(grokking) if out.get("name") == "stderr"] == []
+def test_levels_foretell_no_run_better_than_laws_of_motion(tmp_path):
+    notebook = executed("02_state_counts.ipynb", COUNTS_FINDS, tmp_path)
+    scores = json.loads(outputs(notebook)[-1].text)
+    assert len(scores) == 5
+    for name, families in scores.items():
+        assert families["autoregressive"] > families["gaussian"], name
+
+
+def test_the_changes_of_the_uncertainty_notebook(tmp_path):
+    notebook = executed("03_transition_uncertainty.ipynb", UNCERTAINTY_FINDS, tmp_path)
+    found = json.loads(outputs(notebook)[-1].text)
+    assert len(found["switches"]) == len(found["stages"])
+    assert max(abs(step - 305) for step in found["switches"]) <= 10  # two rows
+    assert found["shares"] == pytest.approx(1)
+    assert all(0 <= probability <= 1 for probability in found["entered"])
 
 
 def test_grokking_judges_phases_by_what_the_model_did_not_see(finds):
