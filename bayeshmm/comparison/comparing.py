@@ -85,11 +85,11 @@ class Comparison:
         `StickyHDP`, whose hyper-parameters are point estimates in it), ``elpd`` (log predictive
         density of held-out runs, nats per row), ``elpd_se``, ``elpd_diff`` (less the best),
         ``diff_se`` (paired over runs), ``step_ahead`` (in place of elpd with fewer than five runs),
-        ``bic``, ``autocorrelation`` (of one-step-ahead residuals from row to row) and ``normality``
-        (mean distance of their quantiles from standard normal ones, in standard deviations), each
-        of the metric where it is worst, ``agreement`` (of the restarts that converged
-        nearest, with the best), ``smallest_share`` (of rows, of the rarest phase) and ``edge``
-        (whether the best score lies at the edge of the range). Units are in ``attrs``.
+        ``bic``, ``autocorrelation`` (of one-step-ahead residuals from row to row, of the metric
+        where it is largest), ``normality`` (mean distance of their quantiles from standard normal
+        ones, in standard deviations), ``agreement`` (of the restarts that converged nearest, with
+        the best), ``smallest_share`` (of rows, of the rarest phase) and ``edge`` (whether the best
+        score lies at the edge of the range). Units are in ``attrs``.
     candidates : Mapping
         The fitted modes by (emission, states).
     posteriors : Mapping
