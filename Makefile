@@ -32,7 +32,7 @@ test: environment ## check style and types, run the test suite
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-integrations: environment ## test with TensorBoard, W&B, Lightning, Hugging Face, Dask and Ray
 	$(PIP) install -c constraints.txt -e ".[test,integrations]"
