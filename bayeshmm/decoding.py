@@ -32,6 +32,11 @@ SMOOTHING_DRAWS = 200
 """Posterior draws that state probabilities are averaged over."""
 
 
+def some_draws(draws: int, most: int) -> Tensor:
+    """Indices of at most so many of the draws, evenly spread."""
+    return torch.linspace(0, draws - 1, min(draws, most)).round().long()
+
+
 def known_runs(posterior: Posterior, runs: Runs) -> NDArray[np.bool_]:
     """Which of `runs` are the very runs that were fitted, (N,)."""
     fitted, calendar = posterior.runs, posterior.encoding.calendar
@@ -123,8 +128,7 @@ def parameters(
     an emission is the user's own, all runs are ruled by the draws.
     """
     draws, fitted = posterior.draws, posterior.runs.names
-    size = min(SMOOTHING_DRAWS, len(draws.paths))
-    index = torch.linspace(0, len(draws.paths) - 1, size).round().long()
+    index = some_draws(len(draws.paths), SMOOTHING_DRAWS)
     law: Law | Sites = take(draws.law, index)
     encoded: Encoded | OwnRows = posterior.encoding.encode(runs)
     chain, data = encoded.schedule.of_groups(take(draws.chain, index)), encoded.ungrouped()
@@ -138,8 +142,8 @@ def parameters(
     generator = torch.Generator().manual_seed(posterior.seed)
     if joined:
         updated = predict(posterior.variational, encoded)
-        new_law = updated.regression.sample(generator, (size,))
-        new_chain = updated.chain.sample(generator, (size,))
+        new_law = updated.regression.sample(generator, (len(index),))
+        new_chain = updated.chain.sample(generator, (len(index),))
     else:
         new_law, new_chain = _of_unknown_effect(posterior, law, index), chain
 

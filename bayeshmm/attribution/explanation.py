@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from bayeshmm import defaults, messages
 from bayeshmm.attribution.contributions import Residuals, collinear_groups, shapley
-from bayeshmm.attribution.profiles import interval, mean_by, some_draws
+from bayeshmm.attribution.profiles import DRAWS, interval, mean_by
 from bayeshmm.attribution.row_laws import RowLaws, data_units, persistence
+from bayeshmm.decoding import some_draws
 from bayeshmm.hu2023.derivative import log_posterior_gradient
 from bayeshmm.inference_data import DRAWS_AT_ONCE
 from bayeshmm.nested import take
@@ -184,7 +185,7 @@ def find_changes(posterior: Posterior, source: int, target: int) -> Changes:
             f"changes made are {', '.join(listed) or 'none'}."
         )
     every = np.flatnonzero(made)
-    draws = every[some_draws(len(every))]
+    draws = every[some_draws(len(every), DRAWS).numpy()]
     parts = []
     for n, visits in enumerate(visits_by_run(paths[draws].astype(np.int64))):
         at = np.flatnonzero((visits.source == source) & (visits.state == target))

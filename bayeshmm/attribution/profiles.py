@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from bayeshmm.attribution.row_laws import RowLaws, data_units, persistence
+from bayeshmm.decoding import some_draws
 from bayeshmm.nested import take
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def phase_profiles(posterior: Posterior, level: float = 0.9) -> pd.DataFrame:
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1.")
     _ = posterior.variational  # which an emission of a user's own has not, and says so
-    quantities = _draws(posterior, some_draws(len(posterior.paths)))
+    quantities = _draws(posterior, some_draws(len(posterior.paths), DRAWS).numpy())
     order = posterior.encoding.scaling.order
     index = pd.MultiIndex.from_product(
         [posterior.state_names, posterior.metrics], names=["state", "metric"]
@@ -91,11 +92,6 @@ def _draws(posterior: Posterior, draws: NDArray[np.int64]) -> dict[str, Array]:
     if dynamic:
         law = {"drift": np.stack(drifts), "persistence": persistence(posterior, laws), **law}
     return {"level": np.stack(levels), **law}
-
-
-def some_draws(draws: int, most: int = DRAWS) -> NDArray[np.int64]:
-    """Indices of at most so many of the draws, evenly spaced."""
-    return np.linspace(0, draws - 1, min(draws, most)).round().astype(np.int64)
 
 
 def mean_by(group: NDArray[np.int64], values: Array, groups: int) -> Array:

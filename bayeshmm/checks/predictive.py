@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeshmm import messages
+from bayeshmm import decoding, messages
 from bayeshmm.checks.residuals import unmixing
 from bayeshmm.emissions.conjugate import standard_gamma
 from bayeshmm.emissions.design import Design
@@ -83,8 +83,7 @@ def predictive_checks(posterior: Posterior, level: float = 0.9) -> pd.DataFrame:
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1")
-    S = min(REPLICATES, len(posterior.paths))
-    index = torch.linspace(0, len(posterior.paths) - 1, S).round().long()
+    index = decoding.some_draws(len(posterior.paths), REPLICATES)
     observed = path_statistics(posterior, posterior.paths[index])
     replicated = path_statistics(posterior, replicated_paths(posterior, index))
     if isinstance(posterior.draws.law, Law) and len(posterior.runs) > 1:
@@ -96,7 +95,7 @@ def predictive_checks(posterior: Posterior, level: float = 0.9) -> pd.DataFrame:
         both = ~np.isnan(values) & ~np.isnan(others)
         record: dict[str, object] = {"statistic": statistic, "place": place}
         # where either has no such thing in most draws, there is nothing to compare
-        if 2 * both.sum() >= S:
+        if 2 * both.sum() >= len(index):
             values, others = values[both], others[both]
             for name, some in ("observed", values), ("replicated", others):
                 low, middle, high = np.quantile(some, ((1 - level) / 2, 0.5, (1 + level) / 2))
@@ -104,7 +103,7 @@ def predictive_checks(posterior: Posterior, level: float = 0.9) -> pd.DataFrame:
             record["p"] = (others > values).mean() + 0.5 * (others == values).mean()
         rows.append(record)
     table = pd.DataFrame(rows).set_index(["statistic", "place"])
-    table.attrs = {"units": UNITS, "level": level, "replicates": S}
+    table.attrs = {"units": UNITS, "level": level, "replicates": len(index)}
     return table
 
 

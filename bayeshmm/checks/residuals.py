@@ -92,7 +92,7 @@ def pseudo_residuals(posterior: Posterior, runs: Runs | None = None) -> xr.DataA
             f"{type(posterior.hmm.emission).__name__} says how probable a value is, and not how "
             "probable a smaller one: residuals need an emission of this package."
         )
-    index = torch.linspace(0, len(chain.initial) - 1, min(DRAWS, len(chain.initial))).round().long()
+    index = decoding.some_draws(len(chain.initial), DRAWS)
     tails = np.zeros((2, *data.design.response.shape))
     for s in index.tolist():
         tails += predictive_tails(data, take(law, s), take(chain, s), posterior.minimum_dwell)

@@ -208,6 +208,7 @@ def compare(
     protocol: Literal["hu2023"],
     metrics: str | Iterable[str] | None = ...,
     seed: int = ...,
+    progress: bool = ...,
 ) -> Hu2023Comparison: ...
 
 
@@ -279,7 +280,7 @@ def compare(
         on it.
     protocol
         ``"hu2023"`` repeats the analysis of Hu et al. (2023) instead, to compare with: see
-        `bayeshmm.hu2023.compare`. It takes `metrics` and `seed` and has settings of its own.
+        `bayeshmm.hu2023.compare`. It takes `metrics`, `seed` and `progress`; the rest is as there.
     metrics, transition, minimum_dwell, restarts, draws, log, seed, progress
         As in `bayeshmm.fit`.
 
@@ -300,7 +301,7 @@ def compare(
     if protocol is not None:
         if protocol != "hu2023":
             raise ValueError(f"protocol={protocol!r} is not known: 'hu2023', or leave it out.")
-        return hu2023.compare(runs, states, seed=seed)
+        return hu2023.compare(runs, states, seed=seed, progress=progress)
     check_numbers(restarts, draws)
     counts = sorted(set(states))
     named = [emission] if isinstance(emission, str | Emission | PyroEmission) else list(emission)

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from bayeshmm.alignment import display_order
 from bayeshmm.hu2023.derivative import log_posterior_gradient
@@ -205,6 +206,7 @@ def compare(
     restarts: int = 5,
     iterations: int = 32,
     seed: int = 0,
+    progress: bool = True,
 ) -> Hu2023Comparison:
     """Choose a number of states as Hu et al. (2023) do.
 
@@ -231,6 +233,8 @@ def compare(
         Of EM, at most.
     seed
         Same seed, same result, whatever the order of the runs.
+    progress
+        Whether to show a bar.
 
     Raises
     ------
@@ -257,7 +261,7 @@ def compare(
     order = torch.from_numpy(by_name)
     seen, unseen = order[~held[order]], order[held[order]]
     models, records = {}, []
-    for K in counts:
+    for K in tqdm(counts, desc="numbers of states", disable=not progress):
         fits = [
             GaussianHMM.start(rows[seen], lengths[seen], K, covariance, [seed, K, restart]).fit(
                 rows[seen], lengths[seen], iterations
