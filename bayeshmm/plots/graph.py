@@ -174,7 +174,8 @@ class _Layout:
             height = abs(self._height(edge)) if edge.side else self.straight_label
             reach[edge.side or 1].append(height + _GAP + self.label_height)
         self.top = max(reach[1]) + 2 * _GAP
-        self.caption = textwrap.fill(caption, int(width / (0.53 * _TEXT_SIZE)))
+        room = 0.93 * (width - 4 * _GAP)  # letters on whole pixels are wider than their outlines
+        self.caption = textwrap.fill(caption, int(room / _text_width(caption) * len(caption)))
         self.caption_top = -max(reach[-1]) - 4 * _GAP
         self.bottom = self.caption_top - _LINE * (self.caption.count("\n") + 1) - 2 * _GAP
 

@@ -74,14 +74,15 @@ def profiles(
     else:
         grid = np.array([[ax]], dtype=object)
     captions = ["mean in the phase", f"drift per {steps:,} steps"]
-    for name, panels in zip(names, grid, strict=True):
+    abreast = grid[0, 0].get_gridspec().ncols // len(scales) if ax is None else 1
+    for i, (name, panels) in enumerate(zip(names, grid, strict=True)):
         for (quantity, scale), panel, caption in zip(
             scales.items(), panels, captions, strict=False
         ):
             columns = [quantity, f"{quantity}_lower", f"{quantity}_upper"]
             intervals = table.loc[[name], columns].to_numpy() * scale
             _draw(panel, intervals, of_runs[quantity][name] * scale, colours)
-            if ax is not None or panel.get_subplotspec().is_last_row():
+            if i + abreast >= len(names):  # nothing is below
                 panel.set_xlabel(caption, fontsize="small")
         if len(scales) > 1:
             panels[1].axvline(0.0, color=FAINT, lw=0.8, zorder=0)
