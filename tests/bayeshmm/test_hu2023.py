@@ -6,7 +6,7 @@ import pytest
 import torch
 from synthetic_runs import changed, level_runs
 
-from bayeshmm import Runs, hu2023, messages
+from bayeshmm import Runs, compare, hu2023, messages
 from bayeshmm.hu2023.scaling import scaled
 
 MEANS = np.array([[0.0, 5.0], [8.0, 1.0], [3.0, -4.0]])
@@ -223,3 +223,17 @@ def test_arguments_are_checked(three_levels, options, message):
 def test_one_run_cannot_be_split(three_levels):
     with pytest.raises(ValueError, match="give at least two"):
         hu2023.compare(three_levels.subset("seed-0"))
+
+
+def test_settings_that_the_protocol_does_not_have_are_refused(three_levels):
+    with pytest.raises(ValueError, match="leave out emission=, log="):
+        compare(three_levels, [1, 2], "gaussian", protocol="hu2023", log=["loss"])
+    with pytest.raises(ValueError, match="'hu2024' is not known"):
+        compare(three_levels, [1, 2], protocol="hu2024")
+
+
+def test_compare_hands_over(three_levels):
+    metric = three_levels.metrics[0]
+    found = compare(three_levels, [2], metrics=metric, protocol="hu2023", progress=False)
+    own = hu2023.compare(three_levels.select(metric), [2], progress=False)
+    pd.testing.assert_frame_equal(found.table, own.table)

@@ -119,11 +119,11 @@ class TestPosteriors:
         comparison = bh.compare(short, [1, 2], **(SETTINGS | {"draws": 200}))
         drawn = []
 
-        def draw(*args, real=bh.comparison.comparing.draw):
+        def draw(*args, real=bh.comparison.result.draw):
             drawn.append(args)
             return real(*args)
 
-        monkeypatch.setattr("bayeshmm.comparison.comparing.draw", draw)
+        monkeypatch.setattr("bayeshmm.comparison.result.draw", draw)
         assert repr(comparison)
         assert comparison.best_key
         assert drawn == []
