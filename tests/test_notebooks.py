@@ -60,7 +60,7 @@ def text(output: nbformat.NotebookNode) -> str:
 
 
 def executed(name: str, finds: str, folder: Path) -> nbformat.NotebookNode:
-    """A notebook after a run on its small setting, from a clean kernel, in a folder of its own."""
+    """A notebook after a run on its small setting, from a clean kernel; runs in the folder."""
     notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
     notebook.cells.append(new_code_cell(finds))
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -76,21 +76,26 @@ def executed(name: str, finds: str, folder: Path) -> nbformat.NotebookNode:
 
 
 @pytest.fixture(scope="module")
-def finds(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grokking")
+def folder(tmp_path_factory):
+    """The runs of all notebooks, as a reader has them, who runs one after the other."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
+@pytest.fixture(scope="module")
+def finds(folder):
     return json.loads(outputs(executed("01_grokking.ipynb", GROKKING_FINDS, folder))[-1].text)
 
 
-def test_levels_foretell_no_run_better_than_laws_of_motion(tmp_path):
-    notebook = executed("02_state_counts.ipynb", COUNTS_FINDS, tmp_path)
+def test_levels_foretell_no_run_better_than_laws_of_motion(folder):
+    notebook = executed("02_state_counts.ipynb", COUNTS_FINDS, folder)
     scores = json.loads(outputs(notebook)[-1].text)
     assert len(scores) == 5
     for name, families in scores.items():
         assert families["autoregressive"] > families["gaussian"], name
 
 
-def test_the_changes_of_the_uncertainty_notebook(tmp_path):
-    notebook = executed("03_transition_uncertainty.ipynb", UNCERTAINTY_FINDS, tmp_path)
+def test_the_changes_of_the_uncertainty_notebook(folder):
+    notebook = executed("03_transition_uncertainty.ipynb", UNCERTAINTY_FINDS, folder)
     found = json.loads(outputs(notebook)[-1].text)
     assert len(found["switches"]) == len(found["stages"])
     assert max(abs(step - 305) for step in found["switches"]) <= 10  # two rows
