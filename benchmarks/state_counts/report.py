@@ -56,8 +56,8 @@ DRIFT = """\
 Decays to a floor whose rates differ by 30 % between runs, under noise of a tenth to twice their
 range, and noise alone: 160 rows, 3 metrics, the first 8, 20 and 60 runs of the same sets, states
 chosen among 1 to 4 of all families. Claimed: at most 2 in 90 % of the sets, and no more with 60
-runs than with 8 in 90 % of them. *Levels alone*: what the same rule chooses where nothing but levels is offered: they
-slice a trend.
+runs than with 8 in 90 % of them. *Levels alone*: what the same rule chooses where nothing but
+levels is offered: they slice a trend.
 """
 
 GRID = """\
