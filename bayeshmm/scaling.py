@@ -131,8 +131,26 @@ class Scaling:
 
     def standardise(self, runs: Runs) -> Array:
         """Standardised values of `runs`, shape (N, T, D), metrics in model `order`."""
+        return ((self.logged(runs) - self.mean) / self.sd)[:, :, self.order]
+
+    def logged(self, runs: Runs) -> Array:
+        """Values of `runs`, the logarithm taken of those metrics that are modelled so, (N, T, D).
+
+        Raises
+        ------
+        ValueError
+            If a value has no logarithm, naming the metric and the run.
+        """
         runs = runs if runs.metrics == self.metrics else runs.select(self.metrics)
-        return ((_logged(runs, self.floors) - self.mean) / self.sd)[:, :, self.order]
+        return _logged(runs, self.floors)
+
+    def unlogged(self, values: Array) -> Array:
+        """Undo `logged`, (..., D): a mean of logarithms becomes a geometric mean."""
+        values = values.copy()
+        for name, floor in self.floors.items():
+            j = self.metrics.index(name)
+            values[..., j] = np.exp(values[..., j]) - floor
+        return values
 
     def pace(self, runs: Runs) -> Pace:
         """How far apart the rows of `runs` are, in units of `gap`; metrics in model `order`.

@@ -36,14 +36,15 @@ def phase_profiles(posterior: Posterior, level: float = 0.9) -> pd.DataFrame:
         A row per ``state`` and ``metric``: median over draws of
 
         * ``level``: mean of the metric over the rows of the phase (of a model of levels, of its
-          law);
+          law); the geometric mean if its logarithm is modelled (``log=``);
         * ``drift``: mean over these rows of the expected increment per training step, which
           outliers do not move where noise is Student-t;
         * ``persistence``: sum of the autoregressive coefficients, 1 where the metric is not
           drawn back to any level;
         * ``noise``: standard deviation of a row's noise (its scale, where that is Student-t);
 
-        each with ``_lower`` and ``_upper``. A model of levels has neither drift nor persistence.
+        each with ``_lower`` and ``_upper``. Drift and noise are those of the logarithm where that
+        is modelled. A model of levels has neither drift nor persistence.
 
     Raises
     ------
@@ -54,29 +55,31 @@ def phase_profiles(posterior: Posterior, level: float = 0.9) -> pd.DataFrame:
         raise ValueError(f"level={level} must lie between 0 and 1.")
     _ = posterior.variational  # which an emission of a user's own has not, and says so
     quantities = _draws(posterior, some_draws(len(posterior.paths), DRAWS).numpy())
-    order = posterior.encoding.scaling.order
+    scaling = posterior.encoding.scaling
     index = pd.MultiIndex.from_product(
         [posterior.state_names, posterior.metrics], names=["state", "metric"]
     )
     table = pd.DataFrame(index=index)
     for name, values in quantities.items():
-        by_user = values[..., np.argsort(order)].reshape(len(values), -1)
-        table = table.assign(**interval(name, by_user, level))
+        by_user = values[..., np.argsort(scaling.order)]
+        by_user = scaling.unlogged(by_user) if name == "level" else by_user
+        table = table.assign(**interval(name, by_user.reshape(len(values), -1), level))
     table = table.reset_index()
     table.attrs = {
         "level": level,
-        "units": "level and noise are in the units of the metric, drift in these per training step",
+        "units": "level and noise are in the units of the metric, drift in these per training "
+        "step; drift and noise of a metric under log= are those of its logarithm",
     }
     return table
 
 
 def _draws(posterior: Posterior, draws: NDArray[np.int64]) -> dict[str, Array]:
-    """Draws of every quantity, (S, K, D), metrics in model order."""
+    """Draws of every quantity, (S, K, D), metrics in model order, logarithms as they are."""
     scaling, dynamic = posterior.encoding.scaling, posterior.hmm.dynamic
     design = posterior.encoding.encode(posterior.runs).design
     laws = RowLaws.of(design, take(posterior.draws.law, torch.from_numpy(draws)))
     run, row = np.nonzero(posterior.runs.steps >= 0)
-    values = posterior.runs.values[run, row][:, scaling.order]
+    values = scaling.logged(posterior.runs)[run, row][:, scaling.order]
     unit, elapsed = (part[run, row] for part in data_units(posterior))
     levels, drifts = [], []
     for s, paths in enumerate(posterior.paths[draws]):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bayeshmm.attribution.profiles import phase_profiles
 from bayeshmm.phases import modal_path
 from bayeshmm.phases.visits import visits_by_run
-from bayeshmm.plots.style import FAINT, INK, phase_colours
+from bayeshmm.plots.style import FAINT, INK, MUTED, phase_colours
 from bayeshmm.tidy import chosen
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def profiles(
     """Draw what each phase is: where every metric lies in it, and where it goes.
 
     A point with a bar is the posterior median and interval of `Posterior.profiles`: the mean of
-    the metric over the rows of the phase, and the drift of its law. Ticks are the means of single
+    the metric over the rows of the phase, and the drift of its law (of the metric's logarithm where
+    that is modelled). Ticks are the means of single
     runs, of those rows that are most probably in the phase.
 
     Parameters
@@ -86,6 +87,8 @@ def profiles(
                 panel.set_xlabel(caption, fontsize="small")
         if len(scales) > 1:
             panels[1].axvline(0.0, color=FAINT, lw=0.8, zorder=0)
+            if name in posterior.encoding.scaling.floors:
+                panels[1].set_title("of its logarithm", loc="right", fontsize="small", color=MUTED)
         if ax is not None or panels[0].get_subplotspec().is_first_col():
             panels[0].set_yticks(range(K), posterior.state_names)
         panels[0].set_title(name, loc="left", fontsize="medium")
@@ -121,21 +124,18 @@ def _draw(
 
 def _of_runs(posterior: Posterior) -> dict[str, pd.DataFrame]:
     """Mean level and mean increment a step of every run, by (run, state), in its modal path."""
-    runs = posterior.runs
-    values = runs.values.copy()
+    runs, scaling = posterior.runs, posterior.encoding.scaling
     run, row = np.nonzero(runs.steps >= 0)
     keys = [
         pd.Series(run, name="run"),
         pd.Series(modal_path(posterior.paths)[run, row], name="state"),
     ]
-    levels = pd.DataFrame(values[run, row], columns=list(runs.metrics))
-    for name, floor in posterior.encoding.scaling.floors.items():
-        j = runs.metrics.index(name)
-        values[..., j] = np.log(values[..., j] + floor)
-    moved = pd.DataFrame(values[run, row], columns=list(runs.metrics)).groupby(run).diff()
+    values = pd.DataFrame(scaling.logged(runs)[run, row], columns=list(runs.metrics))
     steps = pd.Series(runs.steps[run, row]).groupby(run).diff()
-    drifts = moved.div(steps, axis=0)
-    return {"level": levels.groupby(keys).mean(), "drift": drifts.groupby(keys).mean()}
+    drifts = values.groupby(run).diff().div(steps, axis=0)
+    levels = values.groupby(keys).mean()
+    levels[:] = scaling.unlogged(levels.to_numpy())
+    return {"level": levels, "drift": drifts.groupby(keys).mean()}
 
 
 def _typical_steps(posterior: Posterior) -> int:

@@ -6,7 +6,9 @@ import pytest
 from matplotlib.colors import to_hex
 from synthetic_runs import EVERY, LAWS, phase_of_rows
 
+import bayeshmm as bh
 from bayeshmm.attribution.profiles import phase_profiles
+from bayeshmm.phases import modal_path
 from bayeshmm.plots.profiles import profiles
 from bayeshmm.plots.style import phase_colours
 
@@ -62,6 +64,25 @@ def test_levels_have_no_drift(level_posterior):
     assert not {"drift", "persistence"} & set(found.columns)
     assert found.loc[("phase 1", "m0"), "level"] == pytest.approx(8.0, abs=0.2)
     assert found.loc[("phase 0", "m1"), "noise"] == pytest.approx(0.8**0.5, rel=0.15)
+
+
+@pytest.mark.filterwarnings("ignore::bayeshmm.ConvergenceWarning")  # of so few draws
+@pytest.mark.parametrize("family", ["autoregressive", "gaussian"])
+def test_levels_of_a_logarithm_are_geometric_means_in_the_metric_s_units(moving, levels, family):
+    frame = (moving if family == "autoregressive" else levels[0]).to_dataframe()
+    frame["m1"] = np.exp(frame["m1"] / 10.0) - 0.5
+    runs = bh.Runs.from_dataframe(frame)
+    settings = {"minimum_dwell": 5, "restarts": 2, "draws": 50, "progress": False}
+    posterior = bh.fit(runs, 2, emission=family, log={"m1": 0.5}, **settings)
+    found = phase_profiles(posterior).set_index(["state", "metric"])["level"]
+    path, (axes, *_) = modal_path(posterior.paths), profiles(posterior, ["m1", "m0"])
+    ticks = [line.get_xdata() for line in axes.lines if line.get_marker() == "|"]
+    for k, name in enumerate(posterior.state_names):
+        mean = np.exp(np.log(runs.values[path == k, 1] + 0.5).mean()) - 0.5
+        assert found[name, "m1"] == pytest.approx(mean, rel=0.1)
+        assert min(ticks[k]) < found[name, "m1"] < max(ticks[k])
+    titles = [panel.get_title(loc="right") for panel in axes.figure.axes]
+    assert titles == (["", "of its logarithm", "", ""] if posterior.hmm.dynamic else ["", ""])
 
 
 def test_level_of_the_intervals_is_checked(posterior):
