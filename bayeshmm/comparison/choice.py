@@ -84,23 +84,31 @@ def usual_tolerance(scores: pd.Series[float], metrics: int) -> float:
     metrics
         Number of metrics that the models see.
     """
-    worth = scores.max() - scores.iloc[0]
-    price = max(defaults.PRICE_PER_METRIC * metrics, defaults.PRICE_SHARE * worth)
-    enough = int((scores.to_numpy() - price * scores.index.to_numpy(dtype=float)).argmax())
+    enough = int((scores - price(scores, metrics) * scores.index.to_numpy(dtype=float)).argmax())
     return float(scores.max() - scores.iloc[enough]) * (1.0 + 1e-9)  # that state included
 
 
-def reason(table: pd.DataFrame, key: Key, tolerance: float) -> str:
-    """Why the model is chosen."""
+def price(scores: pd.Series[float], metrics: int) -> float:
+    """Nats per row that a state must be worth: see `usual_tolerance`."""
+    worth = float(scores.max() - scores.iloc[0])
+    return max(defaults.PRICE_PER_METRIC * metrics, defaults.PRICE_SHARE * worth)
+
+
+def reason(table: pd.DataFrame, key: Key, metrics: int, tolerance: float | None = None) -> str:
+    """Why the model is chosen: see `choose`."""
     score, (emission, states) = deciding(table), key
-    family = table[score].xs(emission, level=0)
+    family = table[score].xs(emission, level=0).sort_index()
     top, what = family.idxmax(), SCORES[score]
     if top == states:
         return f"the best {what} log density, {family.max():.2f} nats a row"
-    return (
-        f"the fewest within {tolerance:.2g} nats a row, or one standard error, of the best {what} "
-        f"log density: {family.max() - family.loc[states]:.2f} below that of {top} states"
-    )
+    gap = family.max() - family.loc[states]
+    if gap > (usual_tolerance(family, metrics) if tolerance is None else tolerance):
+        why = "within one standard error"
+    elif tolerance is None:
+        why = f"less than the {price(family, metrics):.2g} that each further state must be worth"
+    else:
+        why = f"within the tolerance of {tolerance:.2g}"
+    return f"{top} states have the best {what} log density, {gap:.2g} nats a row higher, {why}"
 
 
 def remarks(table: pd.DataFrame, key: Key, tie: float) -> list[str]:

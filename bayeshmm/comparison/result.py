@@ -121,7 +121,8 @@ class Comparison:
     @property
     def reason(self) -> str:
         """Why `best_key`, in words."""
-        return choice.reason(self.table, self.best_key, self.tolerance)
+        metrics = len(self.runs.metrics)
+        return choice.reason(self.table, self.best_key, metrics, self.asked_tolerance)
 
     @property
     def remarks(self) -> list[str]:

@@ -132,7 +132,21 @@ class TestRemarks:
         assert "disagree (they share 62% of the rows)" in told(agreement=0.62, a=self.PLAIN)
         assert "rarest phase has 0.4% of the rows" in told(share=0.004, a=self.PLAIN)
 
-    def test_reasons(self):
-        table = scores(a=[(-1.0, 0.1), (-0.05, 0.0), (0.0, 0.0)])
-        assert "0.05 below that of 3 states" in reason(table, ("a", 2), 0.1)
-        assert reason(table, ("a", 3), 0.1) == "the best held-out log density, 0.00 nats a row"
+    @pytest.mark.parametrize(
+        ("states", "metrics", "tolerance", "said"),
+        [
+            (3, 1, None, "the best held-out log density, 7.00 nats a row"),
+            (2, 8, None, "0.075 nats a row higher, less than the 0.08 that each further state"),
+            (2, 1, 0.1, "0.075 nats a row higher, within the tolerance of 0.1"),
+            (
+                2,
+                1,
+                None,
+                "3 states have the best held-out log density, 0.075 nats a row higher, wi",
+            ),
+            (2, 1, 0.01, "within one standard error"),
+        ],
+    )
+    def test_reasons(self, states, metrics, tolerance, said):
+        table = scores(a=[(6.0, 0.1), (6.925, 0.1), (7.0, 0.0)])
+        assert said in reason(table, ("a", states), metrics, tolerance)
