@@ -88,7 +88,7 @@ def profiles(
         if len(scales) > 1:
             panels[1].axvline(0.0, color=FAINT, lw=0.8, zorder=0)
             if name in posterior.encoding.scaling.floors:
-                panels[1].set_title("of its logarithm", loc="right", fontsize="small", color=MUTED)
+                panels[1].set_title("of its log", loc="right", fontsize="small", color=MUTED)
         if ax is not None or panels[0].get_subplotspec().is_first_col():
             panels[0].set_yticks(range(K), posterior.state_names)
         panels[0].set_title(name, loc="left", fontsize="medium")

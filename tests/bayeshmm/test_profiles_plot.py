@@ -82,7 +82,7 @@ def test_levels_of_a_logarithm_are_geometric_means_in_the_metric_s_units(moving,
         assert found[name, "m1"] == pytest.approx(mean, rel=0.1)
         assert min(ticks[k]) < found[name, "m1"] < max(ticks[k])
     titles = [panel.get_title(loc="right") for panel in axes.figure.axes]
-    assert titles == (["", "of its logarithm", "", ""] if posterior.hmm.dynamic else ["", ""])
+    assert titles == (["", "of its log", "", ""] if posterior.hmm.dynamic else ["", ""])
 
 
 def test_level_of_the_intervals_is_checked(posterior):
