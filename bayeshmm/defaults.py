@@ -60,5 +60,5 @@ PRICE_SHARE = 0.05
 PRICE_PER_METRIC = 0.01
 """Nats per row of held-out runs, and metric, that a further phase must be worth at least."""
 
-TIE_PER_METRIC = 0.0075
+TIE_PER_METRIC = 0.005
 """Nats per row of held-out runs, and metric, by which families differ that predict alike."""
