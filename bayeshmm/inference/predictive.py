@@ -26,13 +26,6 @@ from bayeshmm.transitions import ChainPosterior, Counts
 SWEEPS = 12
 """Sweeps of the update on a new run."""
 
-WIDTHS = (1.0, 4.0, 8.0)
-"""How many times as large the noise is taken at first: the best of these ascents counts.
-
-A run whose effects are large is far from every state. Taken at their word, laws with little noise
-tie its rows to the wrong states for good; with more noise the order of its rows decides at first.
-"""
-
 
 class Predictive(NamedTuple):
     """A posterior updated on each of N new runs by itself.
@@ -69,8 +62,10 @@ def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> P
         and the labels of the other runs keep what they learned from it.
     """
     law, chain = _cavity(fit, data) if leave_out else _shared(fit, data)
-    widths = WIDTHS if fit.prior.regression.states > 1 else WIDTHS[:1]
-    found = [_updated(fit, data.ungrouped(), law, chain, width) for width in widths]
+    starts = [None, usual_states(fit, data, leave_out=leave_out)]
+    # with one state there is nothing to start from
+    used = starts[: fit.prior.regression.states]
+    found = [_updated(fit, data.ungrouped(), law, chain, states) for states in used]
     best = torch.stack([one.log_density for one in found]).argmax(0)
     one = mapped(lambda parts: parts[best, torch.arange(len(best))], stacked(found, 0))
     bound = one.log_density
@@ -79,14 +74,35 @@ def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> P
     return one._replace(log_density=bound + data.log_jacobian)
 
 
+def usual_states(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> Tensor:
+    """What the runs of the fit do in each row on average, for each of N new ones, (N, T, K).
+
+    A run whose effects are large is far from every state. Taken at their word, laws with little
+    noise tie its rows to the wrong states for good; the rows at which other runs change do not.
+
+    Parameters
+    ----------
+    fit, data, leave_out
+        As for `predict`.
+    """
+    N, T = data.design.response.shape[:2]
+    total = fit.states.sum(0, keepdim=True)
+    total = total - fit.states if leave_out else total
+    missing = max(T - total.shape[1], 0)
+    total = torch.cat([total, total[:, -1:].expand(-1, missing, -1)], 1)[:, :T]
+    total = total.clamp_min(1e-9)  # rows that no other run has: any state
+    inside = torch.arange(T) < data.design.lengths[:, None]
+    return (total / total.sum(-1, keepdim=True)).expand(N, T, -1) * inside[..., None]
+
+
 def _updated(
     fit: VariationalFit,
     data: Encoded,
     law: NormalInverseGamma,
     chain: ChainPosterior,
-    width: float,
+    states: Tensor | None,
 ) -> Predictive:
-    """Coordinate ascent from `law` and `chain`, the noise `width` times as large at first."""
+    """Coordinate ascent from `law` and `chain`; the rows start in `states` if these are given."""
 
     def expected(regression: NormalInverseGamma, transitions: ChainPosterior) -> Expectation:
         return expectation(
@@ -97,7 +113,9 @@ def _updated(
             True,
         )
 
-    step = expected(law._replace(rate=width**2 * law.rate), chain)
+    step = expected(law, chain)
+    if states is not None:
+        step = expected(law.updated(moments(data.design, states, step.hidden, by_run=True)), chain)
     for _ in range(SWEEPS):
         posterior = law.updated(moments(data.design, step.states, step.hidden, by_run=True))
         posterior_chain = chain.updated(step.counts)
