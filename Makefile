@@ -39,7 +39,7 @@ test-integrations: environment ## test with TensorBoard, W&B, Lightning, Hugging
 	$(BIN)/pytest -m integration
 
 calibration: environment ## run the slower statistical checks
-	$(BIN)/pytest -m calibration
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m calibration -n 2 --dist loadfile
 
 notebooks: environment ## run the notebooks again, in place
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
