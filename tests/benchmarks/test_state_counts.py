@@ -155,6 +155,9 @@ def test_tables_of_what_is_right():
     assert table.loc["noisy trends"].tolist() == ["2 of 2", "", ""]
     assert report.grid(cache, range(2), 1).loc["0.01", "0.1"] == "9/10, 5/6"
     assert "At most 2 states: 5 of 6." in report.said_of_seeds(flat)
+    ties = report.by_tie(cache, range(2), 1)
+    assert list(ties.columns) == [*(name for name, world in WORLDS.items() if world.exact), DRIFT]
+    assert ties.loc["0.005", ["levels", DRIFT]].tolist() == ["2 of 2", "5 of 6"]
 
 
 @pytest.mark.parametrize(
