@@ -62,10 +62,10 @@ def predict(fit: VariationalFit, data: Encoded, *, leave_out: bool = False) -> P
         and the labels of the other runs keep what they learned from it.
     """
     law, chain = _cavity(fit, data) if leave_out else _shared(fit, data)
-    starts = [None, usual_states(fit, data, leave_out=leave_out)]
-    # with one state there is nothing to start from
-    used = starts[: fit.prior.regression.states]
-    found = [_updated(fit, data.ungrouped(), law, chain, states) for states in used]
+    starts: list[Tensor | None] = [None]
+    if fit.prior.regression.states > 1:
+        starts.append(usual_states(fit, data, leave_out=leave_out))
+    found = [_updated(fit, data.ungrouped(), law, chain, states) for states in starts]
     best = torch.stack([one.log_density for one in found]).argmax(0)
     one = mapped(lambda parts: parts[best, torch.arange(len(best))], stacked(found, 0))
     bound = one.log_density
